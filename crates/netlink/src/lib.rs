@@ -1,0 +1,26 @@
+//! Asking the kernel: links, addresses, routes, neighbours and nf_tables over one blocking netlink socket.
+//!
+//! A plugin asks, waits for the answer and goes on, so there is no async runtime here. Requests for links,
+//! addresses and routes are built with `rtnetlink`'s message builders; replies are read attribute by attribute,
+//! because a plugin wants five of the sixty attributes of a link. What no crate offers (nf_tables) is written
+//! out in [`nft`] and tested against `nft -j`.
+//!
+//! Nothing here knows CNI.
+
+pub mod addr;
+pub mod bridge;
+mod error;
+pub mod link;
+pub mod monitor;
+pub mod neigh;
+pub mod nft;
+pub mod route;
+mod socket;
+pub mod wire;
+
+pub use error::Error;
+pub use nix::errno::Errno;
+pub use socket::{Protocol, Socket};
+
+/// Result of asking the kernel.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,342 @@
+//! Links (`RTM_*LINK`).
+//!
+//! Source: `net/core/rtnetlink.c`, `drivers/net/veth.c`. A veth pair is made by one request with both ends where they
+//! belong, because moving a link into another namespace costs an RCU grace period (20-30 ms).
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use rtnetlink::packet_route::link::{InfoBridge, InfoData, InfoVeth, LinkMessage};
+use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
+
+use crate::bridge::{BridgeState, PortState, read_bridge, read_port};
+use crate::wire::{ACK, Attrs, CREATE, EXCL, Message, Request, u32_ne};
+use crate::{Error, Result, Socket};
+
+pub(crate) const IFINFOMSG_LEN: usize = 16;
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_OPERSTATE: u16 = 16;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IF_OPER_UP: u8 = 6;
+
+/// A link layer address.
+pub type Mac = [u8; 6];
+
+/// What the kernel says of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index, unique in its namespace.
+    pub index: u32,
+    /// Interface name.
+    pub name: String,
+    /// `veth`, `bridge`, …; `None` for physical devices and the loopback.
+    pub kind: Option<String>,
+    /// Link layer address; `None` where it has another length than 6.
+    pub mac: Option<Mac>,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// `IFF_*`.
+    pub flags: u32,
+    /// Whether it can carry packets (RFC 2863), which trails the carrier by some microseconds.
+    pub is_operational: bool,
+    /// Index of the bridge (or other master) it belongs to.
+    pub master: Option<u32>,
+    /// For a veth: the index of its other end, in that end's namespace.
+    pub peer: Option<u32>,
+    /// Free text that spells out whose link it is.
+    pub alias: Option<String>,
+    /// Of a bridge.
+    pub bridge: Option<BridgeState>,
+    /// Of a port of a bridge.
+    pub port: Option<PortState>,
+}
+
+impl Link {
+    /// Whether the link is administratively up.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.flags & flag(libc::IFF_UP) != 0
+    }
+
+    /// Whether it was put into promiscuous mode by an administrator (a packet capture does not show here).
+    #[must_use]
+    pub fn is_promiscuous(&self) -> bool {
+        self.flags & flag(libc::IFF_PROMISC) != 0
+    }
+
+    /// Whether it is of this kind.
+    #[must_use]
+    pub fn is(&self, kind: &str) -> bool {
+        self.kind.as_deref() == Some(kind)
+    }
+}
+
+/// A bridge to be made.
+#[derive(Debug)]
+pub struct NewBridge<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its address; set at creation it stays, whichever ports come and go.
+    pub mac: Mac,
+    /// In bytes; `None` for the kernel's default.
+    pub mtu: Option<u32>,
+    /// Whether VLAN filtering is on.
+    pub vlan_filtering: bool,
+    /// The mark by which its maker knows it again.
+    pub alias: &'a str,
+}
+
+/// A veth pair to be made, its host end in the socket's namespace.
+#[derive(Debug)]
+pub struct NewVeth<'a> {
+    /// Name of the host end.
+    pub host_name: &'a str,
+    /// Address of the host end.
+    pub host_mac: Mac,
+    /// Index of the bridge that the host end joins; `None` for a pair without one.
+    pub master: Option<u32>,
+    /// Name of the other end.
+    pub peer_name: &'a str,
+    /// Address of the other end.
+    pub peer_mac: Mac,
+    /// Namespace of the other end; `None` for the socket's own.
+    pub peer_netns: Option<BorrowedFd<'a>>,
+    /// Of both ends, in bytes; `None` for the kernel's default.
+    pub mtu: Option<u32>,
+}
+
+/// The link of this name; `None` if there is none.
+pub fn by_name(socket: &mut Socket, name: &str) -> Result<Option<Link>> {
+    get(socket, 0, |m| m.name(name))
+}
+
+/// The link of this index; `None` if there is none.
+pub fn by_index(socket: &mut Socket, index: u32) -> Result<Option<Link>> {
+    get(socket, index, |m| m)
+}
+
+fn get(
+    socket: &mut Socket,
+    index: u32,
+    key: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
+) -> Result<Option<Link>> {
+    let mut request = Request::new();
+    request.typed(libc::RTM_GETLINK, ACK, &key(LinkUnspec::new_with_index(index)).build());
+    socket.get(&request, |e| e.is(Errno::ENODEV), |m| read(&m))
+}
+
+/// All links of the namespace; use it only where no name or index is known, it costs time for each link.
+pub fn list(socket: &mut Socket) -> Result<Vec<Link>> {
+    socket.dump(
+        libc::RTM_GETLINK,
+        |w| {
+            w.header(&[0; IFINFOMSG_LEN]);
+        },
+        |m| read(&m),
+    )
+}
+
+/// Whether a bridge has any port.
+pub fn has_ports(socket: &mut Socket, bridge: u32) -> Result<bool> {
+    let ports = socket.dump(
+        libc::RTM_GETLINK,
+        |w| {
+            w.header(&[0; IFINFOMSG_LEN]).u32(IFLA_MASTER, bridge);
+        },
+        // Kernels before 4.2 do not filter.
+        |m| read(&m).filter(|l| l.master == Some(bridge)).map(|_| ()),
+    )?;
+    Ok(!ports.is_empty())
+}
+
+/// Makes a bridge, marks it and sets it up; `EEXIST` if the name is taken. Returns its index.
+pub fn create_bridge(socket: &mut Socket, new: &NewBridge<'_>) -> Result<u32> {
+    let mut builder = LinkBridge::new(new.name).address(new.mac.to_vec());
+    if let Some(mtu) = new.mtu {
+        builder = builder.mtu(mtu);
+    }
+    if new.vlan_filtering {
+        builder = builder.set_info_data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)]));
+    }
+    let mut request = Request::new();
+    request.typed(libc::RTM_NEWLINK, ACK | CREATE | EXCL, &builder.build());
+    socket.transact(&request, |_| ())?;
+    // Creation has no room for an alias. By index: from here on it is certainly the one that was just made.
+    let made = by_name(socket, new.name)?.ok_or(Errno::ENODEV)?;
+    set(socket, made.index, |m| m.alias(new.alias))?;
+    Ok(made.index)
+}
+
+/// Turns VLAN filtering of a bridge on.
+pub fn set_vlan_filtering(socket: &mut Socket, name: &str) -> Result<()> {
+    // Only RTM_NEWLINK looks into the bridge's data; RTM_SETLINK passes them over in silence.
+    let message = LinkMessageBuilder::<LinkBridge>::new(name)
+        .set_info_data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)]))
+        .build();
+    let mut request = Request::new();
+    request.typed(libc::RTM_NEWLINK, ACK, &message);
+    socket.transact(&request, |_| ())
+}
+
+/// Makes a veth pair: the host end up and on its bridge, the other end down. `EEXIST` if either name is taken.
+pub fn create_veth(socket: &mut Socket, new: &NewVeth<'_>) -> Result<()> {
+    let mut request = Request::new();
+    request.typed(libc::RTM_NEWLINK, ACK | CREATE | EXCL, &veth_message(new));
+    socket.transact(&request, |_| ())
+}
+
+fn veth_message(new: &NewVeth<'_>) -> LinkMessage {
+    let mut peer = LinkUnspec::new_with_name(new.peer_name).address(new.peer_mac.to_vec());
+    // The other end must be down: veth_open of a pair that is not tied yet answers ENOTCONN.
+    let mut host = LinkMessageBuilder::<LinkVeth>::new(new.host_name, new.peer_name)
+        .address(new.host_mac.to_vec())
+        .up();
+    if let Some(mtu) = new.mtu {
+        peer = peer.mtu(mtu);
+        host = host.mtu(mtu);
+    }
+    if let Some(netns) = new.peer_netns {
+        peer = peer.setns_by_fd(netns.as_raw_fd());
+    }
+    if let Some(master) = new.master {
+        host = host.controller(master);
+    }
+    host.set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build()))).build()
+}
+
+/// Removes a link (of a veth pair: both ends); no error if there is none.
+pub fn delete(socket: &mut Socket, index: u32) -> Result<()> {
+    let mut request = Request::new();
+    request.typed(libc::RTM_DELLINK, ACK, &LinkUnspec::new_with_index(index).build());
+    match socket.transact(&request, |_| ()) {
+        Err(error) if error.is(Errno::ENODEV) => Ok(()),
+        result => result,
+    }
+}
+
+/// Sets a link up.
+pub fn set_up(socket: &mut Socket, index: u32) -> Result<()> {
+    set(socket, index, LinkMessageBuilder::up)
+}
+
+/// Sets a link down.
+pub fn set_down(socket: &mut Socket, index: u32) -> Result<()> {
+    set(socket, index, LinkMessageBuilder::down)
+}
+
+/// Puts a link into promiscuous mode.
+pub fn set_promiscuous(socket: &mut Socket, index: u32) -> Result<()> {
+    set(socket, index, |m| m.promiscuous(true))
+}
+
+/// Sets the MTU, in bytes.
+pub fn set_mtu(socket: &mut Socket, index: u32, mtu: u32) -> Result<()> {
+    set(socket, index, |m| m.mtu(mtu))
+}
+
+/// Appends the request that sets the alias (at most 255 bytes).
+pub fn push_alias(request: &mut Request, index: u32, alias: &str) {
+    push_set(request, index, |m| m.alias(alias));
+}
+
+/// Takes a port off its bridge.
+pub fn clear_master(socket: &mut Socket, index: u32) -> Result<()> {
+    set(socket, index, LinkMessageBuilder::nocontroller)
+}
+
+/// Sets the link layer address.
+///
+/// Setting the present one changes nothing, but tells the kernel's `NETDEV_CHANGEADDR` listeners: with the sysctls
+/// `arp_notify` and `ndisc_notify` on, the link announces all its addresses (`net/ipv4/devinet.c`, `net/ipv6/ndisc.c`).
+pub fn set_mac(socket: &mut Socket, index: u32, mac: Mac) -> Result<()> {
+    set(socket, index, |m| m.address(mac.to_vec()))
+}
+
+fn set(
+    socket: &mut Socket,
+    index: u32,
+    change: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
+) -> Result<()> {
+    let mut request = Request::new();
+    push_set(&mut request, index, change);
+    socket.transact(&request, |_| ())
+}
+
+/// Appends `RTM_SETLINK` for the link of this index.
+fn push_set(
+    request: &mut Request,
+    index: u32,
+    change: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
+) {
+    request.typed(libc::RTM_SETLINK, ACK, &change(LinkUnspec::new_with_index(index)).build());
+}
+
+/// Appends the request that sets a link up.
+pub fn push_up(request: &mut Request, index: u32) {
+    push_set(request, index, LinkMessageBuilder::up);
+}
+
+/// Whether the kernel refused a name because it is taken.
+#[must_use]
+pub fn is_taken(error: &Error) -> bool {
+    error.is(Errno::EEXIST)
+}
+
+pub(crate) fn read(message: &Message<'_>) -> Option<Link> {
+    if message.kind != libc::RTM_NEWLINK {
+        return None;
+    }
+    let head = message.body.get(..IFINFOMSG_LEN)?;
+    let mut link = Link {
+        index: u32_ne(&head[4..])?,
+        name: String::new(),
+        kind: None,
+        mac: None,
+        mtu: 0,
+        flags: u32_ne(&head[8..])?,
+        is_operational: false,
+        master: None,
+        peer: None,
+        alias: None,
+        bridge: None,
+        port: None,
+    };
+    for (kind, value) in Attrs::behind(message.body, IFINFOMSG_LEN) {
+        match kind {
+            IFLA_ADDRESS => link.mac = value.try_into().ok(),
+            IFLA_IFNAME => link.name = crate::wire::text(value),
+            IFLA_MTU => link.mtu = u32_ne(value)?,
+            IFLA_LINK => link.peer = u32_ne(value),
+            IFLA_MASTER => link.master = u32_ne(value).filter(|m| *m != 0),
+            IFLA_OPERSTATE => link.is_operational = value.first() == Some(&IF_OPER_UP),
+            IFLA_IFALIAS => link.alias = Some(crate::wire::text(value)),
+            IFLA_LINKINFO => {
+                let info = Attrs(value);
+                link.kind = info.string(IFLA_INFO_KIND);
+                if link.is("bridge") {
+                    link.bridge = Some(read_bridge(info.nested(IFLA_INFO_DATA)));
+                }
+                if info.string(IFLA_INFO_SLAVE_KIND).as_deref() == Some("bridge") {
+                    link.port = Some(read_port(info.nested(IFLA_INFO_SLAVE_DATA)));
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn flag(bits: libc::c_int) -> u32 {
+    bits.cast_unsigned()
+}
+

@@ -1,0 +1,278 @@
+//! A transaction: all of it happens, or nothing.
+
+use super::rule::{RuleBody, Verdict};
+use super::uapi::*;
+use super::{Family, comment_data, header};
+use crate::wire::{APPEND, CREATE, EXCL, Request, Writer};
+
+/// Where a base chain hooks into the path of packets. Priority as in `nft`: lower comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hook {
+    /// `filter` or `nat`.
+    pub kind: &'static str,
+    /// `NF_INET_*` or `NF_BR_*`.
+    pub number: u32,
+    /// Among the chains of the hook.
+    pub priority: i32,
+}
+
+impl Hook {
+    /// NAT of sources, where `nft` says `type nat hook postrouting priority srcnat`.
+    pub const SOURCE_NAT: Self = Self { kind: "nat", number: 4, priority: 100 };
+    /// Frames as they come in by a port, where `nft` says `type filter hook prerouting priority dstnat` (-300).
+    pub const BRIDGE_INPUT: Self = Self { kind: "filter", number: 0, priority: -300 };
+}
+
+/// Type of a set's keys; the numbers are nft's own, by which it prints them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetType {
+    /// `ipv4_addr`
+    Ipv4,
+    /// `ipv6_addr`
+    Ipv6,
+    /// `ifname`
+    InterfaceName,
+    /// `ifname . ether_addr`
+    InterfaceNameAndMac,
+}
+
+impl SetType {
+    fn number(self) -> u32 {
+        match self {
+            Self::Ipv4 => 7,
+            Self::Ipv6 => 8,
+            Self::InterfaceName => 41,
+            Self::InterfaceNameAndMac => 41 << 6 | 9,
+        }
+    }
+
+    fn key_len(self) -> u32 {
+        match self {
+            Self::Ipv4 => 4,
+            Self::Ipv6 | Self::InterfaceName => 16,
+            Self::InterfaceNameAndMac => 24,
+        }
+    }
+}
+
+/// The changes of one transaction, in their order.
+#[derive(Debug)]
+pub struct Batch {
+    request: Request,
+    sets: u32,
+}
+
+impl Batch {
+    /// A transaction that commits whatever others did meanwhile.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::begin(None)
+    }
+
+    /// A transaction that is refused with `ERESTART` if the ruleset is no longer of this generation, i.e. if anyone
+    /// changed anything since it was read.
+    #[must_use]
+    pub fn if_generation(generation: u32) -> Self {
+        Self::begin(Some(generation))
+    }
+
+    fn begin(generation: Option<u32>) -> Self {
+        let mut request = Request::new();
+        request.message(NFNL_MSG_BATCH_BEGIN, 0, |w| {
+            w.header(&header(0, NFNL_SUBSYS_NFTABLES));
+            if let Some(generation) = generation {
+                w.be32(NFNL_BATCH_GENID, generation);
+            }
+        });
+        Self { request, sets: 0 }
+    }
+
+    /// Whether nothing would change.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.request.messages() == 1
+    }
+
+    pub(crate) fn finish(mut self) -> Request {
+        self.request.message(NFNL_MSG_BATCH_END, 0, |w| {
+            w.header(&header(0, NFNL_SUBSYS_NFTABLES));
+        });
+        self.request
+    }
+
+    fn push(&mut self, family: Family, message: u16, flags: u16, body: impl FnOnce(&mut Writer<'_>)) -> &mut Self {
+        // Not acknowledged one by one: the kernel reports every refusal unasked, and the acknowledgements of a long
+        // transaction would not fit into the socket's buffer.
+        self.request.message(SUBSYS | message, flags, |w| {
+            w.header(&header(family.number(), 0));
+            body(w);
+        });
+        self
+    }
+
+    /// Makes a table unless it is there.
+    pub fn add_table(&mut self, family: Family, table: &str, comment: &str) -> &mut Self {
+        self.push(family, NFT_MSG_NEWTABLE, CREATE, |w| {
+            w.str(NFTA_TABLE_NAME, table).attr(NFTA_TABLE_USERDATA, &comment_data(comment));
+        })
+    }
+
+    /// Makes a chain unless it is there; with a hook it is a base chain that accepts what no rule decides.
+    pub fn add_chain(&mut self, family: Family, table: &str, chain: &str, hook: Option<Hook>) -> &mut Self {
+        self.push(family, NFT_MSG_NEWCHAIN, CREATE, |w| {
+            w.str(NFTA_CHAIN_TABLE, table).str(NFTA_CHAIN_NAME, chain);
+            if let Some(hook) = hook {
+                w.nest(NFTA_CHAIN_HOOK, |w| {
+                    w.be32(NFTA_HOOK_HOOKNUM, hook.number);
+                    w.be32(NFTA_HOOK_PRIORITY, hook.priority.cast_unsigned());
+                });
+                w.str(NFTA_CHAIN_TYPE, hook.kind).be32(NFTA_CHAIN_POLICY, 1);
+            }
+        })
+    }
+
+    /// Removes a chain, which no rule or element may point to any more. Its rules go with it.
+    pub fn delete_chain(&mut self, family: Family, table: &str, chain: &str) -> &mut Self {
+        self.push(family, NFT_MSG_DELCHAIN, 0, |w| {
+            w.str(NFTA_CHAIN_TABLE, table).str(NFTA_CHAIN_NAME, chain);
+        })
+    }
+
+    /// Adds a rule at the end of a chain.
+    pub fn add_rule(
+        &mut self,
+        family: Family,
+        table: &str,
+        chain: &str,
+        comment: &str,
+        body: impl FnOnce(&mut RuleBody<'_, '_>),
+    ) -> &mut Self {
+        self.push(family, NFT_MSG_NEWRULE, CREATE | APPEND, |w| {
+            w.str(NFTA_RULE_TABLE, table).str(NFTA_RULE_CHAIN, chain);
+            w.nest(NFTA_RULE_EXPRESSIONS, |w| body(&mut RuleBody(w)));
+            w.attr(NFTA_RULE_USERDATA, &comment_data(comment));
+        })
+    }
+
+    /// Removes one rule.
+    pub fn delete_rule(&mut self, family: Family, table: &str, chain: &str, handle: u64) -> &mut Self {
+        self.push(family, NFT_MSG_DELRULE, 0, |w| {
+            w.str(NFTA_RULE_TABLE, table).str(NFTA_RULE_CHAIN, chain).be64(NFTA_RULE_HANDLE, handle);
+        })
+    }
+
+    /// Removes all rules of a chain.
+    pub fn flush_chain(&mut self, family: Family, table: &str, chain: &str) -> &mut Self {
+        self.push(family, NFT_MSG_DELRULE, 0, |w| {
+            w.str(NFTA_RULE_TABLE, table).str(NFTA_RULE_CHAIN, chain);
+        })
+    }
+
+    /// Makes a set unless it is there.
+    pub fn add_set(&mut self, family: Family, table: &str, set: &str, keys: SetType) -> &mut Self {
+        self.new_set(family, table, set, keys, false)
+    }
+
+    /// Makes a map from keys to verdicts unless it is there.
+    pub fn add_verdict_map(&mut self, family: Family, table: &str, map: &str, keys: SetType) -> &mut Self {
+        self.new_set(family, table, map, keys, true)
+    }
+
+    fn new_set(&mut self, family: Family, table: &str, set: &str, keys: SetType, is_map: bool) -> &mut Self {
+        self.sets += 1;
+        let id = self.sets;
+        self.push(family, NFT_MSG_NEWSET, CREATE, |w| {
+            w.str(NFTA_SET_TABLE, table).str(NFTA_SET_NAME, set).be32(NFTA_SET_ID, id);
+            w.be32(NFTA_SET_KEY_TYPE, keys.number()).be32(NFTA_SET_KEY_LEN, keys.key_len());
+            if keys == SetType::InterfaceName {
+                // Strings are kept in host order; without being told so, nft prints them as empty.
+                w.attr(NFTA_SET_USERDATA, &key_byte_order(HOST_ORDER));
+            }
+            if is_map {
+                w.be32(NFTA_SET_FLAGS, NFT_SET_MAP).be32(NFTA_SET_DATA_TYPE, NFT_DATA_VERDICT);
+            }
+        })
+    }
+
+    /// Adds an element; the transaction is refused with `EEXIST` if the set has one of this key.
+    pub fn add_element(&mut self, family: Family, table: &str, set: &str, key: &[u8], comment: &str) -> &mut Self {
+        self.new_element(family, table, set, key, None, comment)
+    }
+
+    /// Adds an element to a verdict map; refused with `EEXIST` if the map has one of this key.
+    pub fn add_verdict(
+        &mut self,
+        family: Family,
+        table: &str,
+        map: &str,
+        key: &[u8],
+        verdict: &Verdict,
+        comment: &str,
+    ) -> &mut Self {
+        self.new_element(family, table, map, key, Some(verdict), comment)
+    }
+
+    fn new_element(
+        &mut self,
+        family: Family,
+        table: &str,
+        set: &str,
+        key: &[u8],
+        verdict: Option<&Verdict>,
+        comment: &str,
+    ) -> &mut Self {
+        self.elements(family, NFT_MSG_NEWSETELEM, CREATE | EXCL, table, set, |w| {
+            w.nest(NFTA_LIST_ELEM, |w| {
+                w.nest(NFTA_SET_ELEM_KEY, |w| {
+                    w.attr(NFTA_DATA_VALUE, key);
+                });
+                if let Some(verdict) = verdict {
+                    w.nest(NFTA_SET_ELEM_DATA, |w| verdict.write(w));
+                }
+                w.attr(NFTA_SET_ELEM_USERDATA, &comment_data(comment));
+            });
+        })
+    }
+
+    /// Removes the element of this key; the transaction is refused with `ENOENT` if there is none.
+    pub fn delete_element(&mut self, family: Family, table: &str, set: &str, key: &[u8]) -> &mut Self {
+        self.elements(family, NFT_MSG_DELSETELEM, 0, table, set, |w| write_key(w, key))
+    }
+
+    fn elements(
+        &mut self,
+        family: Family,
+        message: u16,
+        flags: u16,
+        table: &str,
+        set: &str,
+        list: impl FnOnce(&mut Writer<'_>),
+    ) -> &mut Self {
+        self.push(family, message, flags, |w| {
+            w.str(NFTA_SET_ELEM_LIST_TABLE, table).str(NFTA_SET_ELEM_LIST_SET, set);
+            w.nest(NFTA_SET_ELEM_LIST_ELEMENTS, list);
+        })
+    }
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// nft's own numbers, in a set's user data: type 0 is the byte order of the keys.
+const HOST_ORDER: u32 = 1;
+
+fn key_byte_order(order: u32) -> [u8; 6] {
+    let [a, b, c, d] = order.to_ne_bytes();
+    [0, 4, a, b, c, d]
+}
+
+pub(super) fn write_key(w: &mut Writer<'_>, key: &[u8]) {
+    w.nest(NFTA_LIST_ELEM, |w| {
+        w.nest(NFTA_SET_ELEM_KEY, |w| {
+            w.attr(NFTA_DATA_VALUE, key);
+        });
+    });
+}

@@ -1,0 +1,208 @@
+//! Reading the ruleset and committing transactions.
+
+use nix::errno::Errno;
+
+use super::batch::{Batch, write_key};
+use super::rule::Verdict;
+use super::uapi::*;
+use super::{Family, header, read_comment};
+use crate::wire::{ACK, Attrs, Message, Request, u32_be, u64_be};
+use crate::{Error, Protocol, Result, Socket};
+
+const NFGENMSG_LEN: usize = 4;
+/// Requests up to this size need no larger send buffer than every system allows.
+const PLAIN_REQUEST: usize = 64 * 1024;
+
+/// A rule as it is in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Its chain.
+    pub chain: String,
+    /// Number by which it can be deleted.
+    pub handle: u64,
+    /// Its comment.
+    pub comment: Option<String>,
+    /// Its expressions, as the kernel encodes them.
+    pub expressions: Vec<u8>,
+}
+
+impl Rule {
+    /// The chain that the rule's last expression jumps or goes to.
+    #[must_use]
+    pub fn target(&self) -> Option<String> {
+        let (name, data) = self.parsed_expressions().last()?;
+        if name != "immediate" {
+            return None;
+        }
+        match verdict(data.nested(2))? {
+            Verdict::Jump(chain) | Verdict::Goto(chain) => Some(chain),
+            _ => None,
+        }
+    }
+
+    /// The values that the rule compares with, in order: `cmp` of whatever was loaded before.
+    #[must_use]
+    pub fn compared_values(&self) -> Vec<Vec<u8>> {
+        self.parsed_expressions()
+            .filter(|(name, _)| name == "cmp")
+            .filter_map(|(_, data)| data.nested(3).find(NFTA_DATA_VALUE).map(<[u8]>::to_vec))
+            .collect()
+    }
+
+    fn parsed_expressions(&self) -> impl Iterator<Item = (String, Attrs<'_>)> {
+        Attrs(&self.expressions).filter_map(|(_, expression)| {
+            let expression = Attrs(expression);
+            Some((expression.string(NFTA_EXPR_NAME)?, expression.nested(NFTA_EXPR_DATA)))
+        })
+    }
+}
+
+/// An element of a set or map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Element {
+    /// Its key.
+    pub key: Vec<u8>,
+    /// What a verdict map holds for it.
+    pub verdict: Option<Verdict>,
+    /// Its comment; the elements of this project begin with their owner's identity.
+    pub comment: Option<String>,
+}
+
+/// The nf_tables of one network namespace: that of the calling thread when it was opened.
+#[derive(Debug)]
+pub struct Nft {
+    socket: Socket,
+}
+
+impl Nft {
+    /// Opens it; `EPROTONOSUPPORT` or `EINVAL` on first use if the kernel has no nf_tables.
+    pub fn open() -> Result<Self> {
+        Ok(Self { socket: Socket::open(Protocol::Netfilter)? })
+    }
+
+    /// Number that changes with every commit of anyone.
+    pub fn generation(&mut self) -> Result<u32> {
+        let mut request = Request::new();
+        request.message(SUBSYS | NFT_MSG_GETGEN, ACK, |w| {
+            w.header(&header(0, 0));
+        });
+        let answer = self.socket.get(
+            &request,
+            |_| false,
+            |m| {
+                (m.kind == SUBSYS | NFT_MSG_NEWGEN)
+                    .then(|| Attrs::behind(m.body, NFGENMSG_LEN).find(NFTA_GEN_ID).and_then(u32_be))
+                    .flatten()
+            },
+        )?;
+        answer.ok_or_else(|| Errno::EPROTO.into())
+    }
+
+    /// Carries out a transaction.
+    pub fn commit(&mut self, batch: Batch) -> Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let request = batch.finish();
+        if request.bytes().len() > PLAIN_REQUEST {
+            self.socket.grow_send_buffer(request.bytes().len() * 2);
+        }
+        self.socket.transact(&request, |_| ())
+    }
+
+    /// Whether there is such a chain.
+    pub fn has_chain(&mut self, family: Family, table: &str, chain: &str) -> Result<bool> {
+        let mut request = Request::new();
+        request.message(SUBSYS | NFT_MSG_GETCHAIN, ACK, |w| {
+            w.header(&header(family.number(), 0)).str(NFTA_CHAIN_TABLE, table).str(NFTA_CHAIN_NAME, chain);
+        });
+        Ok(self.socket.get(&request, is_missing, |m| (m.kind == SUBSYS | NFT_MSG_NEWCHAIN).then_some(()))?.is_some())
+    }
+
+    /// The rules of a table, of one chain only if it is named; none if there is no such table.
+    pub fn rules(&mut self, family: Family, table: &str, chain: Option<&str>) -> Result<Vec<Rule>> {
+        let found = self.socket.dump(
+            SUBSYS | NFT_MSG_GETRULE,
+            |w| {
+                w.header(&header(family.number(), 0)).str(NFTA_RULE_TABLE, table);
+                if let Some(chain) = chain {
+                    w.str(NFTA_RULE_CHAIN, chain);
+                }
+            },
+            |m| read_rule(&m),
+        );
+        none_if_missing(found)
+    }
+
+    /// The elements of a set or map; none if there is no such set.
+    pub fn elements(&mut self, family: Family, table: &str, set: &str) -> Result<Vec<Element>> {
+        let found = self.socket.dump(
+            SUBSYS | NFT_MSG_GETSETELEM,
+            |w| {
+                w.header(&header(family.number(), 0));
+                w.str(NFTA_SET_ELEM_LIST_TABLE, table).str(NFTA_SET_ELEM_LIST_SET, set);
+            },
+            |m| Some(read_elements(&m)),
+        );
+        Ok(none_if_missing(found)?.into_iter().flatten().collect())
+    }
+
+    /// The element of this key, if there is one.
+    pub fn element(&mut self, family: Family, table: &str, set: &str, key: &[u8]) -> Result<Option<Element>> {
+        let mut request = Request::new();
+        request.message(SUBSYS | NFT_MSG_GETSETELEM, ACK, |w| {
+            w.header(&header(family.number(), 0));
+            w.str(NFTA_SET_ELEM_LIST_TABLE, table).str(NFTA_SET_ELEM_LIST_SET, set);
+            w.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |w| write_key(w, key));
+        });
+        self.socket.get(&request, is_missing, |m| read_elements(&m).into_iter().next())
+    }
+}
+
+/// Whether the kernel says that there is no such table, chain, set or element.
+fn is_missing(error: &Error) -> bool {
+    error.is(Errno::ENOENT)
+}
+
+fn none_if_missing<T>(found: Result<Vec<T>>) -> Result<Vec<T>> {
+    match found {
+        Err(error) if is_missing(&error) => Ok(Vec::new()),
+        found => found,
+    }
+}
+
+fn read_rule(message: &Message<'_>) -> Option<Rule> {
+    if message.kind != SUBSYS | NFT_MSG_NEWRULE {
+        return None;
+    }
+    let attrs = Attrs::behind(message.body, NFGENMSG_LEN);
+    Some(Rule {
+        chain: attrs.string(NFTA_RULE_CHAIN)?,
+        handle: attrs.find(NFTA_RULE_HANDLE).and_then(u64_be)?,
+        comment: attrs.find(NFTA_RULE_USERDATA).and_then(read_comment),
+        expressions: attrs.find(NFTA_RULE_EXPRESSIONS).unwrap_or_default().to_vec(),
+    })
+}
+
+fn read_elements(message: &Message<'_>) -> Vec<Element> {
+    if message.kind != SUBSYS | NFT_MSG_NEWSETELEM {
+        return Vec::new();
+    }
+    Attrs::behind(message.body, NFGENMSG_LEN)
+        .nested(NFTA_SET_ELEM_LIST_ELEMENTS)
+        .filter_map(|(_, element)| {
+            let element = Attrs(element);
+            Some(Element {
+                key: element.nested(NFTA_SET_ELEM_KEY).find(NFTA_DATA_VALUE)?.to_vec(),
+                verdict: verdict(element.nested(NFTA_SET_ELEM_DATA)),
+                comment: element.find(NFTA_SET_ELEM_USERDATA).and_then(read_comment),
+            })
+        })
+        .collect()
+}
+
+fn verdict(data: Attrs<'_>) -> Option<Verdict> {
+    let verdict = data.nested(NFTA_DATA_VERDICT);
+    let code = u32_be(verdict.find(NFTA_VERDICT_CODE)?)?.cast_signed();
+    Verdict::read(code, verdict.string(NFTA_VERDICT_CHAIN))
+}

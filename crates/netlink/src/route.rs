@@ -1,0 +1,174 @@
+//! Routes (`RTM_*ROUTE`).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use nix::libc;
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMetric, RouteMessage, RouteProtocol, RouteScope};
+
+use crate::addr::ip_from_bytes;
+use crate::wire::{ACK, Attrs, CREATE, Message, Request, u32_ne};
+use crate::{Result, Socket};
+
+const RTMSG_LEN: usize = 12;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
+const RTA_METRICS: u16 = 8;
+const RTA_TABLE: u16 = 15;
+const RTAX_MTU: u16 = 2;
+const RTAX_ADVMSS: u16 = 8;
+/// `RT_TABLE_MAIN`.
+pub const MAIN_TABLE: u32 = 254;
+
+/// A route, to be made or found. All zeros and `None` mean: not stated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// Destination; its bits behind the prefix must be zero or the kernel refuses it.
+    pub dst: IpAddr,
+    /// Length of the destination's prefix, in bits.
+    pub prefix: u8,
+    /// Next hop.
+    pub gateway: Option<IpAddr>,
+    /// Index of the link by which packets leave.
+    pub link: Option<u32>,
+    /// Routing table; the main one if not stated.
+    pub table: Option<u32>,
+    /// `RT_SCOPE_*`; global if not stated.
+    pub scope: Option<u8>,
+    /// Metric.
+    pub priority: Option<u32>,
+    /// Path MTU, in bytes.
+    pub mtu: Option<u32>,
+    /// Segment size to advertise, in bytes.
+    pub advmss: Option<u32>,
+}
+
+/// Appends the request for a route; `EEXIST` if an equal one (destination, metric) is there.
+pub fn push_add(request: &mut Request, route: &Route) {
+    request.typed(libc::RTM_NEWROUTE, ACK | CREATE, &message(route));
+}
+
+fn message(route: &Route) -> RouteMessage {
+    // Protocol "boot" is what an administrator's and the reference's routes carry.
+    macro_rules! build {
+        ($family:ty, $dst:expr, $gateway:expr) => {{
+            let mut builder = RouteMessageBuilder::<$family>::new()
+                .destination_prefix($dst, route.prefix)
+                .protocol(RouteProtocol::Boot);
+            if let Some(gateway) = $gateway {
+                builder = builder.gateway(gateway);
+            }
+            with_rest(builder, route)
+        }};
+    }
+    let v4 = route.gateway.and_then(|g| if let IpAddr::V4(g) = g { Some(g) } else { None });
+    let v6 = route.gateway.and_then(|g| if let IpAddr::V6(g) = g { Some(g) } else { None });
+    match route.dst {
+        IpAddr::V4(dst) => build!(Ipv4Addr, dst, v4),
+        IpAddr::V6(dst) => build!(Ipv6Addr, dst, v6),
+    }
+}
+
+fn with_rest<T>(mut builder: RouteMessageBuilder<T>, route: &Route) -> RouteMessage {
+    if let Some(link) = route.link {
+        builder = builder.output_interface(link);
+    }
+    if let Some(table) = route.table {
+        builder = builder.table_id(table);
+    }
+    if let Some(scope) = route.scope {
+        builder = builder.scope(RouteScope::from(scope));
+    }
+    if let Some(priority) = route.priority {
+        builder = builder.priority(priority);
+    }
+    let metrics: Vec<_> =
+        route.mtu.map(RouteMetric::Mtu).into_iter().chain(route.advmss.map(RouteMetric::Advmss)).collect();
+    let mut message = builder.build();
+    if !metrics.is_empty() {
+        message.attributes.push(RouteAttribute::Metrics(metrics));
+    }
+    message
+}
+
+/// The unicast routes of all tables, of one family.
+pub fn list(socket: &mut Socket, v6: bool) -> Result<Vec<Route>> {
+    let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
+    let mut header = [0; RTMSG_LEN];
+    header[0] = u8::try_from(family).unwrap_or(0);
+    socket.dump(
+        libc::RTM_GETROUTE,
+        |w| {
+            w.header(&header);
+        },
+        |message| read(&message).filter(|r| r.dst.is_ipv6() == v6),
+    )
+}
+
+/// Index of the link behind the default route of the main table with the lowest metric, IPv4 before IPv6.
+pub fn default_link(socket: &mut Socket) -> Result<Option<u32>> {
+    for v6 in [false, true] {
+        let best = list(socket, v6)?
+            .into_iter()
+            .filter(|r| r.prefix == 0 && r.table == Some(MAIN_TABLE) && r.link.is_some())
+            .min_by_key(|r| r.priority.unwrap_or(0));
+        if let Some(route) = best {
+            return Ok(route.link);
+        }
+    }
+    Ok(None)
+}
+
+fn read(message: &Message<'_>) -> Option<Route> {
+    let head = message.body.get(..RTMSG_LEN)?;
+    if message.kind != libc::RTM_NEWROUTE || head[7] != libc::RTN_UNICAST {
+        return None;
+    }
+    let attrs = Attrs::behind(message.body, RTMSG_LEN);
+    let number = |kind| attrs.find(kind).and_then(u32_ne);
+    let metric = |kind| attrs.nested(RTA_METRICS).find(kind).and_then(u32_ne);
+    let unspecified = if i32::from(head[0]) == libc::AF_INET6 {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    };
+    Some(Route {
+        dst: attrs.find(RTA_DST).map_or(Some(unspecified), ip_from_bytes)?,
+        prefix: head[1],
+        gateway: attrs.find(RTA_GATEWAY).and_then(ip_from_bytes),
+        link: number(RTA_OIF),
+        table: Some(number(RTA_TABLE).unwrap_or(u32::from(head[4]))),
+        scope: Some(head[6]),
+        priority: number(RTA_PRIORITY),
+        mtu: metric(RTAX_MTU),
+        advmss: metric(RTAX_ADVMSS),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Messages;
+
+    #[test]
+    fn a_route_with_everything_is_read_back() {
+        for (dst, gateway) in [("10.1.0.0", "10.0.0.1"), ("fd01::", "fd00::1")] {
+            let route = Route {
+                dst: dst.parse().unwrap(),
+                prefix: 48.min(if dst.contains(':') { 48 } else { 16 }),
+                gateway: Some(gateway.parse().unwrap()),
+                link: Some(3),
+                table: Some(1000),
+                scope: Some(0),
+                priority: Some(77),
+                mtu: Some(1300),
+                advmss: Some(1200),
+            };
+            let mut request = Request::new();
+            push_add(&mut request, &route);
+            assert_eq!(read(&Messages(request.bytes()).next().unwrap()), Some(route));
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! What this crate makes, as independent programs see it: `ip -j`, `bridge -j`, `nft -j`. In namespaces of their own.
+
+use std::fs::File;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use netlink::addr::{self, Dad};
+use netlink::link::{self, NewBridge, NewVeth};
+use netlink::monitor::Monitor;
+use netlink::nft::{Batch, Comparison, Family, Hook, Nft, Offset, SetType, Verdict};
+use netlink::route::{self, Route};
+use netlink::wire::Request;
+use netlink::{Errno, Protocol, Socket, neigh};
+use nix::sched::{CloneFlags, setns, unshare};
+use serde_json::Value;
+
+/// Runs a test on a thread inside a new network namespace; says so and passes where that needs more privilege.
+fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: making network namespaces needs root");
+        return;
+    }
+    let thread = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A second namespace, for the other end of a pair.
+fn new_namespace() -> File {
+    let open = || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        File::open("/proc/thread-self/ns/net").unwrap()
+    };
+    std::thread::spawn(open).join().unwrap()
+}
+
+fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+                work()
+            })
+            .join()
+            .unwrap()
+    })
+}
+
+fn json(program: &str, args: &[&str]) -> Value {
+    let output = Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+fn bridge(socket: &mut Socket) -> u32 {
+    let new = NewBridge { name: "br0", mac: BRIDGE_MAC, mtu: Some(1400), vlan_filtering: false, alias: "oxbridge bridge br0" };
+    link::create_bridge(socket, &new).unwrap()
+}
+
+fn pair(socket: &mut Socket, master: u32, pod: &File) -> link::Link {
+    let new = NewVeth {
+        host_name: "vethtest0",
+        host_mac: [2, 0, 0, 0, 0, 2],
+        master: Some(master),
+        peer_name: "eth0",
+        peer_mac: [2, 0, 0, 0, 0, 3],
+        peer_netns: Some(pod.as_fd()),
+        mtu: Some(1400),
+    };
+    link::create_veth(socket, &new).unwrap();
+    link::by_name(socket, "vethtest0").unwrap().unwrap()
+}
+
+#[test]
+fn a_bridge_is_as_asked_for_and_keeps_its_address() {
+    in_namespace(|| {
+        let mut socket = Socket::open(Protocol::Route).unwrap();
+        let index = bridge(&mut socket);
+        assert!(!link::has_ports(&mut socket, index).unwrap());
+        let pod = new_namespace();
+        let port = pair(&mut socket, index, &pod);
+        assert!(link::has_ports(&mut socket, index).unwrap());
+        let seen = &json("ip", &["-j", "-d", "link", "show", "br0"])[0];
+        assert_eq!(seen["address"], "02:00:00:00:00:01");
+        assert_eq!(seen["mtu"], 1400);
+        assert_eq!(seen["ifalias"], "oxbridge bridge br0");
+        assert_eq!(seen["linkinfo"]["info_kind"], "bridge");
+        assert!(seen["flags"].as_array().unwrap().contains(&"UP".into()));
+        let ours = link::by_name(&mut socket, "br0").unwrap().unwrap();
+        assert!(ours.is("bridge") && ours.is_up() && ours.mac == Some(BRIDGE_MAC) && !ours.is_promiscuous());
+        assert_eq!(port.master, Some(ours.index));
+        let taken = link::create_bridge(&mut socket, &NewBridge { name: "br0", mac: BRIDGE_MAC, mtu: None, vlan_filtering: false, alias: "" });
+        assert!(taken.unwrap_err().is(Errno::EEXIST));
+    });
+}
+
+#[test]
+fn a_pair_is_made_with_both_ends_in_place() {
+    in_namespace(|| {
+        let mut socket = Socket::open(Protocol::Route).unwrap();
+        let index = bridge(&mut socket);
+        let pod = new_namespace();
+        let host = pair(&mut socket, index, &pod);
+        let mut request = Request::new();
+        link::push_alias(&mut request, host.index, "oxbridge test");
+        netlink::bridge::push_port(&mut request, host.index, true, true);
+        socket.transact(&request, |_| ()).unwrap();
+        let seen = &json("ip", &["-j", "-d", "link", "show", "vethtest0"])[0];
+        assert_eq!((&seen["master"], &seen["ifalias"]), (&"br0".into(), &"oxbridge test".into()));
+        assert_eq!(seen["linkinfo"]["info_slave_data"]["hairpin"], true);
+        assert_eq!(seen["linkinfo"]["info_slave_data"]["isolated"], true);
+        assert_eq!(seen["mtu"], 1400);
+        let port = link::by_index(&mut socket, host.index).unwrap().unwrap().port.unwrap();
+        assert!(port.hairpin && port.isolated && !port.forwarding);
+        let peer = inside(&pod, || {
+            let mut socket = Socket::open(Protocol::Route).unwrap();
+            link::by_name(&mut socket, "eth0").unwrap().unwrap()
+        });
+        assert_eq!((peer.index, peer.peer, peer.mac), (host.peer.unwrap(), Some(host.index), Some([2, 0, 0, 0, 0, 3])));
+        assert!(!peer.is_up());
+        link::delete(&mut socket, host.index).unwrap();
+        link::delete(&mut socket, host.index).unwrap();
+        assert_eq!(link::by_index(&mut socket, host.index).unwrap(), None);
+    });
+}
+
+#[test]
+fn a_monitor_sees_the_port_forward() {
+    in_namespace(|| {
+        let mut socket = Socket::open(Protocol::Route).unwrap();
+        let index = bridge(&mut socket);
+        let pod = new_namespace();
+        let host = pair(&mut socket, index, &pod);
+        let mut monitor = Monitor::links().unwrap();
+        inside(&pod, || link::set_up(&mut Socket::open(Protocol::Route).unwrap(), host.peer.unwrap()).unwrap());
+        let ready = monitor.wait(Instant::now() + Duration::from_secs(5), |e| e, || {
+            let link = link::by_index(&mut socket, host.index)?.ok_or(Errno::ENODEV)?;
+            Ok::<_, netlink::Error>((link.is_operational && link.port.is_some_and(|p| p.forwarding)).then_some(()))
+        });
+        assert_eq!(ready, Ok(Some(())));
+        let deadline = Instant::now() + Duration::from_millis(20);
+        assert_eq!(monitor.wait(deadline, |e| e, || Ok::<Option<()>, netlink::Error>(None)), Ok(None));
+        assert!(Instant::now() >= deadline);
+    });
+}
+
+#[test]
+fn addresses_and_routes_carry_all_that_was_stated() {
+    in_namespace(|| {
+        let mut socket = Socket::open(Protocol::Route).unwrap();
+        let index = bridge(&mut socket);
+        let (v4, v6): (IpAddr, IpAddr) = ("10.1.0.2".parse().unwrap(), "fd01::2".parse().unwrap());
+        let mut request = Request::new();
+        addr::push_add(&mut request, index, v4, 24, Dad::Skip);
+        addr::push_add(&mut request, index, v6, 64, Dad::Skip);
+        link::push_up(&mut request, index);
+        for (dst, prefix, gateway) in [("192.0.2.0", 24, "10.1.0.1"), ("2001:db8::", 32, "fd01::1")] {
+            route::push_add(
+                &mut request,
+                &Route {
+                    dst: dst.parse().unwrap(),
+                    prefix,
+                    gateway: Some(gateway.parse().unwrap()),
+                    link: Some(index),
+                    table: Some(1000),
+                    scope: None,
+                    priority: Some(50),
+                    mtu: Some(1300),
+                    advmss: Some(1200),
+                },
+            );
+        }
+        socket.transact(&request, |_| ()).unwrap();
+        let seen = json("ip", &["-j", "-d", "addr", "show", "br0"]);
+        let infos = seen[0]["addr_info"].as_array().unwrap();
+        let v4_seen = infos.iter().find(|i| i["local"] == "10.1.0.2").unwrap();
+        assert_eq!((&v4_seen["prefixlen"], &v4_seen["broadcast"]), (&24.into(), &"10.1.0.255".into()));
+        let v6_seen = infos.iter().find(|i| i["local"] == "fd01::2").unwrap();
+        assert_eq!((&v6_seen["nodad"], &v6_seen["tentative"]), (&true.into(), &Value::Null));
+        for family in ["-4", "-6"] {
+            let routes = json("ip", &["-j", family, "route", "show", "table", "1000"]);
+            assert_eq!((&routes[0]["metric"], &routes[0]["metrics"][0]["mtu"]), (&50.into(), &1300.into()), "{routes}");
+            assert_eq!(routes[0]["metrics"][0]["advmss"], 1200);
+        }
+        let listed = addr::list(&mut socket, index).unwrap();
+        assert!(listed.iter().any(|a| a.ip == v4 && a.prefix == 24) && listed.iter().any(|a| a.ip == v6 && !a.is_tentative()));
+        let found = route::list(&mut socket, false).unwrap();
+        assert!(found.iter().any(|r| r.table == Some(1000) && r.mtu == Some(1300) && r.advmss == Some(1200)));
+        assert!(addr::add(&mut socket, index, v4, 24, Dad::Skip).unwrap_err().is(Errno::EEXIST));
+        addr::delete(&mut socket, index, v4, 24).unwrap();
+        assert!(!addr::list(&mut socket, index).unwrap().iter().any(|a| a.ip == v4));
+        neigh::forget(&mut socket, index, v6).unwrap();
+    });
+}
+
+#[test]
+fn the_kernels_own_words_reach_the_error() {
+    in_namespace(|| {
+        let mut socket = Socket::open(Protocol::Route).unwrap();
+        let index = bridge(&mut socket);
+        let mut request = Request::new();
+        link::push_up(&mut request, index);
+        let route = Route {
+            dst: "192.0.2.0".parse().unwrap(),
+            prefix: 24,
+            gateway: Some("198.51.100.1".parse().unwrap()),
+            link: Some(index),
+            table: None,
+            scope: None,
+            priority: None,
+            mtu: None,
+            advmss: None,
+        };
+        route::push_add(&mut request, &route);
+        let error = socket.transact(&request, |_| ()).unwrap_err();
+        assert_eq!((error.errno, error.request), (Errno::ENETUNREACH, 1));
+        assert!(error.text.as_deref().is_some_and(|t| t.contains("gateway")), "{error}");
+    });
+}
+
+const TABLE: &str = "oxtest";
+
+fn ruleset(nft: &mut Nft) {
+    let mut batch = Batch::new();
+    let (key, mut pair) = ({ let mut k = b"veth0".to_vec(); k.resize(16, 0); k }, Vec::new());
+    pair.extend_from_slice(&key);
+    pair.extend_from_slice(&[2, 0, 0, 0, 0, 9, 0, 0]);
+    batch.add_table(Family::Ip, TABLE, "a test");
+    batch.add_verdict_map(Family::Ip, TABLE, "pods", SetType::Ipv4);
+    batch.add_chain(Family::Ip, TABLE, "out", Some(Hook::SOURCE_NAT));
+    batch.add_chain(Family::Ip, TABLE, "subnet-10.1.0.0/16", None);
+    batch.add_rule(Family::Ip, TABLE, "out", "multicast", |r| {
+        r.masked(Offset::IP_DESTINATION, &[240, 0, 0, 0], Comparison::Equal, &[224, 0, 0, 0]).verdict(&Verdict::Return);
+    });
+    batch.add_rule(Family::Ip, TABLE, "out", "pods", |r| {
+        r.verdict_map(Offset::IP_SOURCE, "pods");
+    });
+    batch.add_rule(Family::Ip, TABLE, "subnet-10.1.0.0/16", "away", |r| {
+        r.masked(Offset::IP_DESTINATION, &[255, 255, 0, 0], Comparison::NotEqual, &[10, 1, 0, 0]).masquerade();
+    });
+    batch.add_verdict(Family::Ip, TABLE, "pods", &[10, 1, 0, 5], &Verdict::Goto("subnet-10.1.0.0/16".into()), "owner one");
+    batch.add_table(Family::Bridge, TABLE, "a test");
+    batch.add_set(Family::Bridge, TABLE, "ports", SetType::InterfaceName);
+    batch.add_set(Family::Bridge, TABLE, "allowed", SetType::InterfaceNameAndMac);
+    batch.add_chain(Family::Bridge, TABLE, "in", Some(Hook::BRIDGE_INPUT));
+    batch.add_rule(Family::Bridge, TABLE, "in", "spoofed", |r| {
+        r.input_in("ports").input_and_part_not_in(Offset::ETHER_SOURCE, "allowed").counter().verdict(&Verdict::Drop);
+    });
+    batch.add_element(Family::Bridge, TABLE, "ports", &key, "owner one");
+    batch.add_element(Family::Bridge, TABLE, "allowed", &pair, "owner one");
+    nft.commit(batch).unwrap();
+}
+
+fn listed() -> String {
+    let output = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn nft_prints_what_was_meant_and_reads_it_back() {
+    in_namespace(|| {
+        let mut nft = Nft::open().unwrap();
+        ruleset(&mut nft);
+        let text = listed();
+        for line in [
+            "type ipv4_addr : verdict",
+            "10.1.0.5 comment \"owner one\" : goto subnet-10.1.0.0/16",
+            "type nat hook postrouting priority srcnat; policy accept;",
+            "ip daddr 224.0.0.0/4 return comment \"multicast\"",
+            "ip saddr vmap @pods comment \"pods\"",
+            "ip daddr != 10.1.0.0/16 masquerade comment \"away\"",
+            "type ifname . ether_addr",
+            "\"veth0\" . 02:00:00:00:00:09 comment \"owner one\"",
+            "iifname @ports iifname . ether saddr != @allowed counter packets 0 bytes 0 drop comment \"spoofed\"",
+        ] {
+            assert!(text.contains(line), "no `{line}` in:\n{text}");
+        }
+        // What an administrator saves and loads again at boot is the same.
+        let mut child = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), format!("flush ruleset\n{text}").as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
+        assert_eq!(listed(), text);
+        let rules = nft.rules(Family::Ip, TABLE, None).unwrap();
+        assert_eq!(rules.len(), 3);
+        assert!(rules.iter().any(|r| r.comment.as_deref() == Some("multicast") && r.chain == "out"));
+    });
+}
+
+#[test]
+fn elements_are_found_by_key_and_changed_only_by_who_knows_the_ruleset() {
+    in_namespace(|| {
+        let mut nft = Nft::open().unwrap();
+        assert_eq!(nft.rules(Family::Ip, TABLE, None).unwrap(), []);
+        assert_eq!(nft.elements(Family::Ip, TABLE, "pods").unwrap(), []);
+        assert_eq!(nft.element(Family::Ip, TABLE, "pods", &[10, 1, 0, 5]).unwrap(), None);
+        ruleset(&mut nft);
+        let element = nft.element(Family::Ip, TABLE, "pods", &[10, 1, 0, 5]).unwrap().unwrap();
+        assert_eq!(element.comment.as_deref(), Some("owner one"));
+        assert_eq!(element.verdict, Some(Verdict::Goto("subnet-10.1.0.0/16".into())));
+        assert_eq!(nft.element(Family::Ip, TABLE, "pods", &[10, 1, 0, 6]).unwrap(), None);
+        assert_eq!(nft.elements(Family::Ip, TABLE, "pods").unwrap(), [element]);
+
+        let mut again = Batch::new();
+        again.add_verdict(Family::Ip, TABLE, "pods", &[10, 1, 0, 5], &Verdict::Accept, "owner two");
+        assert!(nft.commit(again).unwrap_err().is(Errno::EEXIST));
+
+        let generation = nft.generation().unwrap();
+        let mut other = Batch::new();
+        other.add_chain(Family::Ip, TABLE, "other", None);
+        nft.commit(other).unwrap();
+        let mut late = Batch::if_generation(generation);
+        late.delete_element(Family::Ip, TABLE, "pods", &[10, 1, 0, 5]);
+        assert!(nft.commit(late).unwrap_err().is(Errno::ERESTART));
+        let mut timely = Batch::if_generation(nft.generation().unwrap());
+        timely.delete_element(Family::Ip, TABLE, "pods", &[10, 1, 0, 5]);
+        nft.commit(timely).unwrap();
+        assert_eq!(nft.elements(Family::Ip, TABLE, "pods").unwrap(), []);
+        assert!(nft.has_chain(Family::Ip, TABLE, "other").unwrap());
+        assert!(!nft.has_chain(Family::Ip, TABLE, "another").unwrap());
+    });
+}
+
+#[test]
+fn thousands_of_elements_fit_in_one_transaction_and_one_answer() {
+    in_namespace(|| {
+        let mut nft = Nft::open().unwrap();
+        ruleset(&mut nft);
+        let mut batch = Batch::new();
+        for n in 0..5000u32 {
+            let key = (0x0a02_0000 + n).to_be_bytes();
+            batch.add_verdict(Family::Ip, TABLE, "pods", &key, &Verdict::Return, &format!("owner {n}"));
+        }
+        nft.commit(batch).unwrap();
+        assert_eq!(nft.elements(Family::Ip, TABLE, "pods").unwrap().len(), 5001);
+    });
+}
+
+#[test]
+fn rules_of_iptables_are_understood() {
+    in_namespace(|| {
+        let script = "*nat\n:CNI-test - [0:0]\n-A CNI-test -d 10.1.0.0/24 -j ACCEPT\n-A POSTROUTING -s 10.1.0.5/32 -m comment --comment x -j CNI-test\nCOMMIT\n";
+        let mut child = Command::new("iptables-restore").arg("--noflush").stdin(Stdio::piped()).spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), script.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
+        let mut nft = Nft::open().unwrap();
+        let rules = nft.rules(Family::Ip, "nat", Some("POSTROUTING")).unwrap();
+        let rule = rules.iter().find(|r| r.target().as_deref() == Some("CNI-test")).unwrap();
+        assert!(rule.compared_values().contains(&vec![10, 1, 0, 5]), "{:?}", rule.compared_values());
+        let mut batch = Batch::if_generation(nft.generation().unwrap());
+        batch.delete_rule(Family::Ip, "nat", "POSTROUTING", rule.handle);
+        batch.delete_chain(Family::Ip, "nat", "CNI-test");
+        nft.commit(batch).unwrap();
+        let saved = Command::new("iptables-save").args(["-t", "nat"]).output().unwrap();
+        let saved = String::from_utf8(saved.stdout).unwrap();
+        assert!(!saved.contains("CNI-test"), "{saved}");
+    });
+}
