@@ -1,0 +1,30 @@
+//! Which run of the machine this is.
+
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+/// The kernel's id of this boot (`/proc/sys/kernel/random/boot_id`), if it can be read.
+#[must_use]
+pub fn id() -> Option<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned()).filter(|id| !id.is_empty())
+}
+
+/// When this boot began, by the present clock (to the second), if it can be read.
+#[must_use]
+pub fn time() -> Option<SystemTime> {
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let seconds: f64 = uptime.split_whitespace().next()?.parse().ok()?;
+    SystemTime::now().checked_sub(Duration::try_from_secs_f64(seconds).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_boot_began_before_now() {
+        assert_eq!(id().unwrap().len(), 36);
+        assert!(time().unwrap() < SystemTime::now());
+    }
+}

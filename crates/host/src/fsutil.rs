@@ -1,0 +1,79 @@
+//! Small file-system operations that std lacks.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+/// Makes a new file `path` with `mode` (less the umask) holding `contents`, and returns it still open.
+///
+/// A file of that name is removed first, never written into: it may be a leftover that has another name by now.
+/// Nothing stays behind when the contents cannot be written.
+pub fn write_new(path: &Path, contents: &[u8], mode: u32) -> io::Result<File> {
+    let create = || OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path);
+    let mut file = match create() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path)?;
+            create()?
+        }
+        other => other?,
+    };
+    if let Err(error) = file.write_all(contents) {
+        let _ = fs::remove_file(path);
+        return Err(error);
+    }
+    Ok(file)
+}
+
+/// Replaces `path` whole: a reader sees the old contents or the new, never a part. `temporary` is a name on the same
+/// file system that nobody else uses meanwhile; it is gone afterwards.
+pub fn replace(path: &Path, temporary: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    write_new(temporary, contents, mode)?;
+    fs::rename(temporary, path).inspect_err(|_| {
+        let _ = fs::remove_file(temporary);
+    })
+}
+
+/// Removes a file; one that is already gone is a success. Returns whether it was there.
+pub fn remove(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a folder and its parents, all with `mode` (less the umask).
+pub fn make_dirs(path: &Path, mode: u32) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(mode).create(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leftover_with_a_second_name_is_not_written_into() {
+        let dir = tempfile::tempdir().unwrap();
+        let (new, linked) = (dir.path().join("new"), dir.path().join("linked"));
+        write_new(&new, b"first", 0o600).unwrap();
+        fs::hard_link(&new, &linked).unwrap();
+        write_new(&new, b"second", 0o600).unwrap();
+        assert_eq!((fs::read(&new).unwrap(), fs::read(&linked).unwrap()), (b"second".to_vec(), b"first".to_vec()));
+    }
+
+    #[test]
+    fn replace_leaves_no_temporary_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, new) = (dir.path().join("f"), dir.path().join("new"));
+        fs::write(&path, b"old").unwrap();
+        replace(&path, &new, b"text", 0o600).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"text");
+        assert!(!new.exists());
+        fs::create_dir(dir.path().join("d")).unwrap();
+        assert!(replace(&dir.path().join("d"), &new, b"text", 0o600).is_err());
+        assert!(!new.exists());
+        assert!(remove(&path).unwrap());
+        assert!(!remove(&path).unwrap());
+    }
+}

@@ -1,0 +1,14 @@
+//! What a plugin needs of Linux beside netlink: namespaces, sysctls, locks with deadlines, undo, signals, syslog.
+//!
+//! Nothing here knows CNI; `netlink` is the only crate of the workspace below this one.
+
+pub mod boot;
+pub mod fsutil;
+pub mod lock;
+pub mod mac;
+pub mod netns;
+pub mod process;
+pub mod signal;
+pub mod sysctl;
+pub mod syslog;
+pub mod undo;
