@@ -1,0 +1,266 @@
+//! ADD: one transaction. Whatever fails after something was made takes back what this call made, and nothing else.
+
+use cni::{AddResult, Attachment, Call, Cidr, Error, Interface, delegate};
+use host::netns::NetNs;
+use host::undo::Undo;
+use netlink::nft::Nft;
+use netlink::{Protocol, Socket, link, neigh};
+
+use crate::bridge::{self, Bridge};
+use crate::config::{MasqueradeBackend, Plan};
+use crate::ruleset::{self, NewElement, Skeleton};
+use crate::veth::{self, Veth};
+use crate::{gateway, iptables, masquerade, pod, port, spoof};
+
+/// Tells our own IPAM plugin that the attachment's host link is this plugin's, so that its absence means something.
+pub(crate) const MADE_BY: (&str, &str) = ("OXBRIDGE_PLUGIN", "bridge");
+
+/// How often a bridge is made that vanishes again.
+const BRIDGE_TRIES: usize = 3;
+/// Position of the pod's end in the result's interfaces.
+const POD_INTERFACE: usize = 2;
+
+pub(crate) fn add(call: &Call) -> Result<(), Error> {
+    let plan = Plan::new(call)?;
+    if plan.ipam.is_none() && !call.can_reply_without_ips() {
+        return Err(Error::internal(format!(
+            "cniVersion {} cannot express a result without IP addresses: give the network an ipam, or cniVersion 0.3.0 or newer",
+            call.version
+        )));
+    }
+    let attachment = call.attachment();
+    let netns = NetNs::open(&call.env.netns).map_err(|e| Error::internal(e.to_string()))?;
+    let mut host = open(Protocol::Route)?;
+    let mut pod = netns
+        .enter(|| open(Protocol::Route))
+        .map_err(|e| Error::internal(e.to_string()))??;
+    veth::ensure_absent(&mut host, &mut pod, &attachment)?;
+
+    let mut undo = Undo::new();
+    // The delegate works while this process looks at the bridge.
+    let ipam = plan.ipam.as_deref().map(|ipam| delegate::start(call, ipam, "ADD", &[MADE_BY])).transpose()?;
+    let looked = look(&mut host, &plan);
+    let mut result = AddResult::default();
+    if let (Some(running), Some(ipam)) = (ipam, &plan.ipam) {
+        // A failed IPAM ADD has left nothing; its DEL would free what the running container of this id holds.
+        result = running.wait_result(call)?;
+        undo.push("releasing the addresses", move || delegate::run(call, ipam, "DEL", &[MADE_BY]));
+        if result.ips.is_empty() {
+            return Err(Error::internal(format!("IPAM plugin \"{ipam}\" returned missing IP config")));
+        }
+    }
+    let mtu = looked?;
+    result.interfaces.clear();
+    complete_routes(&plan, &mut result)?;
+    step()?;
+
+    let gateways = if plan.gateway { gateway::addresses(&result) } else { Vec::new() };
+    let (bridge, gateway_link, veth) =
+        connect(&mut host, &plan, &attachment, &netns, &gateways, mtu, &mut undo)?;
+    step()?;
+    port::restrain(&mut host, &plan, &attachment, &bridge, &veth)?;
+    install_rules(&plan, &attachment, &veth, &result, &mut undo)?;
+    step()?;
+
+    if plan.ipam.is_some() {
+        pod::prepare(&netns, &plan, &attachment.ifname, &result)?;
+        pod::configure(&mut pod, &plan, &veth, &result)?;
+    } else if !plan.leave_down {
+        pod::set_up(&mut pod, &veth)?;
+    }
+    if !plan.leave_down {
+        port::wait_until_forwarding(&mut host, &veth, &bridge)?;
+    }
+    if plan.ipam.is_some() {
+        pod::settle(&netns, &mut pod, &veth)?;
+        if plan.announce {
+            pod::announce(&mut pod, &veth)?;
+        }
+        forget_neighbours(&mut host, gateway_link.as_ref().map_or(bridge.index, |(index, ..)| *index), &result)?;
+    }
+    step()?;
+
+    describe(&mut host, call, &plan, &bridge, &veth, gateway_link, &mut result)?;
+    call.reply(&result)?;
+    undo.disarm();
+    Ok(())
+}
+
+/// The error to end with if a signal asks for it.
+pub(crate) fn interrupted() -> Option<Error> {
+    host::signal::pending().map(|signal| {
+        Error::new(cni::code::TRY_AGAIN, format!("interrupted by {signal}; what this call had made is undone"))
+    })
+}
+
+/// Between two steps.
+fn step() -> Result<(), Error> {
+    interrupted().map_or(Ok(()), Err)
+}
+
+fn open(protocol: Protocol) -> Result<Socket, Error> {
+    Socket::open(protocol).map_err(|e| Error::internal(format!("failed to open a netlink socket: {e}")))
+}
+
+/// What can be known of the host while IPAM is at work: that the name is a bridge's or free, and the MTU.
+fn look(host: &mut Socket, plan: &Plan) -> Result<Option<u32>, Error> {
+    bridge::get(host, &plan.bridge)?;
+    bridge::wanted_mtu(host, plan.mtu)
+}
+
+/// Gives addresses the gateway that `isGateway` implies, their interface, and the pod its default routes.
+fn complete_routes(plan: &Plan, result: &mut AddResult) -> Result<(), Error> {
+    for ip in &mut result.ips {
+        ip.interface = Some(i64::try_from(POD_INTERFACE).unwrap_or(2));
+        if ip.gateway.is_none() && plan.gateway {
+            ip.gateway = Some(ip.address.first_host().ok_or_else(|| {
+                Error::internal(format!("isGateway: the subnet of {} has no address for a gateway", ip.address))
+            })?);
+        }
+    }
+    if plan.default_gateway {
+        for v4 in [true, false] {
+            let first = result.ips.iter().filter(|ip| ip.address.is_ipv4() == v4).find_map(|ip| ip.gateway);
+            // A default route from IPAM leads to the same gateway, or to the one it names.
+            let has_default =
+                result.routes.iter().any(|r| pod::is_default(r) && r.dst.is_ipv4() == v4 && r.table.is_none());
+            if let (Some(gateway), false) = (first, has_default) {
+                result.routes.push(cni::Route::default_via(gateway));
+            }
+        }
+    }
+    // Values that the kernel cannot take are refused while there is nothing to undo but the lease.
+    result.routes.iter().try_for_each(|route| pod::planned_route(route, result, 0).map(drop))
+}
+
+/// The link that has the gateway's addresses: index, name, MAC.
+type GatewayLink = (u32, String, Option<link::Mac>);
+
+fn gateway_link(
+    host: &mut Socket,
+    plan: &Plan,
+    bridge: &Bridge,
+    gateways: &[Cidr],
+    mtu: Option<u32>,
+    undo: &mut Undo<'_>,
+) -> Result<Option<GatewayLink>, Error> {
+    if gateways.is_empty() {
+        return Ok(None);
+    }
+    match plan.vlans.access {
+        None => Ok(Some((bridge.index, bridge.name.clone(), bridge.mac))),
+        Some(vlan) => veth::ensure_gateway_port(host, plan, bridge, vlan, mtu, undo).map(Some),
+    }
+}
+
+/// Makes the bridge with its gateways, and the pair on it.
+fn connect(
+    host: &mut Socket,
+    plan: &Plan,
+    attachment: &Attachment,
+    netns: &NetNs,
+    gateways: &[Cidr],
+    mtu: Option<u32>,
+    undo: &mut Undo<'_>,
+) -> Result<(Bridge, Option<GatewayLink>, Veth), Error> {
+    // Another call that undoes its work may take an empty bridge away just after it was seen here.
+    for _ in 0..BRIDGE_TRIES {
+        let bridge = bridge::ensure(host, plan, mtu, undo)?;
+        let gateway_link = gateway_link(host, plan, &bridge, gateways, mtu, undo)?;
+        if let Some((index, name, _)) = &gateway_link {
+            gateway::ensure(host, plan, &bridge, (*index, name), gateways, undo)?;
+        }
+        step()?;
+        if let Some(veth) = veth::create(host, attachment, &bridge, netns, plan.mac, mtu, undo)? {
+            return Ok((bridge, gateway_link, veth));
+        }
+    }
+    Err(Error::new(cni::code::TRY_AGAIN, format!("bridge \"{}\" is removed as often as it is made", plan.bridge))
+        .with_details("another program deletes it: see `ip monitor link`"))
+}
+
+/// Masquerading and the spoof filter, in one transaction, before the pod can send.
+fn install_rules(
+    plan: &Plan,
+    attachment: &Attachment,
+    veth: &Veth,
+    result: &AddResult,
+    undo: &mut Undo<'_>,
+) -> Result<(), Error> {
+    let mut skeletons: Vec<Box<dyn Skeleton>> = Vec::new();
+    let mut elements: Vec<NewElement> = Vec::new();
+    if let Some((families, backend)) = plan.masquerade {
+        let addresses: Vec<Cidr> =
+            result.ips.iter().map(|ip| ip.address).filter(|a| families.has(a.addr())).collect();
+        match backend {
+            MasqueradeBackend::Nftables => {
+                for address in &addresses {
+                    skeletons.extend(masquerade::skeletons(*address));
+                    elements.push(masquerade::element(*address));
+                }
+            }
+            MasqueradeBackend::Iptables => iptables::install(attachment, &addresses, undo)?,
+        }
+    }
+    if plan.check_mac {
+        skeletons.push(Box::new(spoof::Filter));
+        elements.extend(spoof::elements(&veth.host_name, veth.pod_mac));
+    }
+    if elements.is_empty() {
+        return Ok(());
+    }
+    let mut nft = Nft::open().map_err(|e| Error::internal(format!("failed to open nf_tables: {e}")))?;
+    ruleset::install(&mut nft, attachment, &skeletons, &elements)?;
+    let owner = attachment.clone();
+    undo.push("removing the pod's rules", move || {
+        let mut nft = Nft::open().map_err(|e| Error::internal(e.to_string()))?;
+        ruleset::remove(&mut nft, |element| ruleset::is_owned(element, &owner), |_, _| Ok(()))
+    });
+    Ok(())
+}
+
+/// The host must not go on sending to an earlier owner of the addresses.
+fn forget_neighbours(host: &mut Socket, link: u32, result: &AddResult) -> Result<(), Error> {
+    for ip in &result.ips {
+        neigh::forget(host, link, ip.address.addr())
+            .map_err(|e| Error::internal(format!("failed to forget the neighbour {}: {e}", ip.address.addr())))?;
+    }
+    Ok(())
+}
+
+/// Completes the result: what was made, and the config's `dns`.
+fn describe(
+    host: &mut Socket,
+    call: &Call,
+    plan: &Plan,
+    bridge: &Bridge,
+    veth: &Veth,
+    gateway_link: Option<GatewayLink>,
+    result: &mut AddResult,
+) -> Result<(), Error> {
+    let mac_text = |mac: Option<link::Mac>| mac.map(host::mac::format).unwrap_or_default();
+    // A bridge that we did not make may take its address from its ports, of which it has a new one.
+    let bridge_mac = if bridge.is_ours {
+        bridge.mac
+    } else {
+        bridge::get(host, &bridge.name)?.map_or(bridge.mac, |link| link.mac)
+    };
+    let interface = |name: &str, mac: String, sandbox: &str| Interface {
+        name: name.to_owned(),
+        mac,
+        sandbox: sandbox.to_owned(),
+        ..Interface::default()
+    };
+    result.interfaces = vec![
+        interface(&bridge.name, mac_text(bridge_mac), ""),
+        interface(&veth.host_name, mac_text(Some(veth.host_mac)), ""),
+        interface(&call.env.ifname, mac_text(Some(veth.pod_mac)), &call.env.netns),
+    ];
+    if let Some((_, name, mac)) = gateway_link.filter(|(index, ..)| *index != bridge.index) {
+        result.interfaces.push(interface(&name, mac_text(mac), ""));
+    }
+    if let Some(dns) = plan.dns.over_ipam() {
+        result.dns = dns;
+    }
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! `ipMasqBackend: "iptables"`: masquerading in chains of the reference's layout, and the removal of such chains.
+//!
+//! Chains are made by one `iptables-restore --noflush` for each family. They are removed without a program where
+//! iptables keeps its rules in nf_tables; where it keeps them in x_tables, by one `iptables-restore` again.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use cni::attachment::sha512_hex;
+use cni::{Attachment, Cidr, Error};
+use host::process;
+use host::undo::Undo;
+use netlink::nft::{Batch, Family, Nft};
+
+/// The lock of x_tables is waited for as long.
+const PATIENCE: Duration = Duration::from_secs(10);
+const TABLE: &str = "nat";
+
+/// The reference's chain: shared by all interfaces that a container has in a network.
+pub(crate) fn chain(attachment: &Attachment) -> String {
+    format!("CNI-{}", sha512_hex(&format!("{}{}", attachment.network, attachment.container_id), 24))
+}
+
+/// Masquerades what the addresses send out of their subnets.
+pub(crate) fn install(attachment: &Attachment, addresses: &[Cidr], undo: &mut Undo<'_>) -> Result<(), Error> {
+    for family in [Family::Ip, Family::Ip6] {
+        let of_family: Vec<Cidr> =
+            addresses.iter().copied().filter(|a| Family::of(a.addr()) == family).collect();
+        if of_family.is_empty() {
+            continue;
+        }
+        let is_there = has_chain(family, attachment)?;
+        let owner = attachment.clone();
+        let ips: Vec<IpAddr> = of_family.iter().map(Cidr::addr).collect();
+        restore(family, &addition(attachment, &of_family, is_there))?;
+        undo.push("removing the iptables rules", move || remove(&owner, &ips));
+    }
+    Ok(())
+}
+
+/// Whether the masquerading of this address is in place.
+pub(crate) fn is_installed(attachment: &Attachment, address: Cidr) -> Result<bool, Error> {
+    let (family, chain) = (Family::of(address.addr()), chain(attachment));
+    if uses_xtables(family) {
+        let saved = save(family)?;
+        let jump = format!("-A POSTROUTING -s {}/", address.addr());
+        return Ok(saved.lines().any(|l| l.starts_with(&jump) && l.ends_with(&format!("-j {chain}")))
+            && saved.lines().any(|l| l.starts_with(&format!("-A {chain} ")) && l.ends_with("-j MASQUERADE")));
+    }
+    let look = || -> netlink::Result<bool> {
+        let mut nft = Nft::open()?;
+        let rules = nft.rules(family, TABLE, None)?;
+        let source = crate::masquerade::bytes(address.addr());
+        Ok(rules.iter().any(|r| {
+            r.chain == "POSTROUTING" && r.target().as_deref() == Some(&chain) && r.compared_values().contains(&source)
+        }) && rules.iter().filter(|r| r.chain == chain).count() >= 2)
+    };
+    look().map_err(|e| Error::internal(format!("failed to read the iptables rules: {e}")))
+}
+
+/// Removes the attachment's rules: those of these addresses, or all of the container's in the network if none is known.
+pub(crate) fn remove(attachment: &Attachment, addresses: &[IpAddr]) -> Result<(), Error> {
+    crate::ruleset::remove(
+        &mut Nft::open().map_err(|e| Error::internal(e.to_string()))?,
+        |_| false,
+        |nft, batch| push_removal(nft, batch, attachment, addresses),
+    )?;
+    remove_from_xtables(attachment, addresses)
+}
+
+/// Adds to a transaction what removes the attachment's chains from nf_tables.
+pub(crate) fn push_removal(
+    nft: &mut Nft,
+    batch: &mut Batch,
+    attachment: &Attachment,
+    addresses: &[IpAddr],
+) -> netlink::Result<()> {
+    let chain = chain(attachment);
+    for family in [Family::Ip, Family::Ip6] {
+        if !nft.has_chain(family, TABLE, &chain)? {
+            continue;
+        }
+        let mut is_used_by_others = false;
+        for rule in nft.rules(family, TABLE, Some("POSTROUTING"))? {
+            if rule.target().as_deref() != Some(&chain) {
+                continue;
+            }
+            let compared = rule.compared_values();
+            if addresses.is_empty() || addresses.iter().any(|a| compared.contains(&crate::masquerade::bytes(*a))) {
+                batch.delete_rule(family, TABLE, "POSTROUTING", rule.handle);
+            } else {
+                is_used_by_others = true;
+            }
+        }
+        if !is_used_by_others {
+            batch.delete_chain(family, TABLE, &chain);
+        }
+    }
+    Ok(())
+}
+
+/// Removes the attachment's chains from x_tables, on hosts whose iptables keeps its rules there.
+pub(crate) fn remove_from_xtables(attachment: &Attachment, addresses: &[IpAddr]) -> Result<(), Error> {
+    for family in [Family::Ip, Family::Ip6] {
+        if uses_xtables(family) {
+            let script = removal(&save(family)?, &chain(attachment), addresses);
+            if let Some(script) = script {
+                restore(family, &script)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the program that the iptables backend needs is there.
+pub(crate) fn is_usable(family: Family) -> Result<(), Error> {
+    process::run(program(family, "-restore"), &["--version"], b"", PATIENCE)
+        .map(drop)
+        .map_err(|e| Error::new(cni::code::NOT_AVAILABLE, format!("ipMasqBackend \"iptables\": {e}")))
+}
+
+fn has_chain(family: Family, attachment: &Attachment) -> Result<bool, Error> {
+    let chain = chain(attachment);
+    if uses_xtables(family) {
+        return Ok(save(family)?.lines().any(|l| l.starts_with(&format!(":{chain} "))));
+    }
+    let look = || Nft::open()?.has_chain(family, TABLE, &chain);
+    match look() {
+        Err(error) if crate::ruleset::is_unsupported(&error) => Ok(false),
+        result => result.map_err(|e| Error::internal(format!("failed to look for iptables chain {chain}: {e}"))),
+    }
+}
+
+/// x_tables lists the tables that were ever used in this namespace; nf_tables has none there.
+fn uses_xtables(family: Family) -> bool {
+    let path = if family == Family::Ip { "/proc/thread-self/net/ip_tables_names" } else { "/proc/thread-self/net/ip6_tables_names" };
+    std::fs::read_to_string(path).is_ok_and(|names| names.lines().any(|name| name == TABLE))
+}
+
+fn addition(attachment: &Attachment, addresses: &[Cidr], chain_exists: bool) -> String {
+    let chain = chain(attachment);
+    let comment = format!(
+        r#"-m comment --comment "name: \"{}\" id: \"{}\"""#,
+        attachment.network, attachment.container_id
+    );
+    let multicast = if addresses.iter().all(Cidr::is_ipv4) { "224.0.0.0/4" } else { "ff00::/8" };
+    let mut lines = vec![format!("*{TABLE}")];
+    if !chain_exists {
+        lines.push(format!(":{chain} - [0:0]"));
+        lines.push(format!("-A {chain} ! -d {multicast} {comment} -j MASQUERADE"));
+    }
+    for address in addresses {
+        // In front of MASQUERADE: behind it the second subnet's exception would never be reached.
+        lines.push(format!("-I {chain} 1 -d {} {comment} -j ACCEPT", address.network()));
+    }
+    for address in addresses {
+        let host = if address.is_ipv4() { 32 } else { 128 };
+        lines.push(format!("-A POSTROUTING -s {}/{host} {comment} -j {chain}", address.addr()));
+    }
+    lines.push("COMMIT\n".to_owned());
+    lines.join("\n")
+}
+
+/// What `iptables-restore` is to be told, if there is anything of this chain in what `iptables-save` said.
+fn removal(saved: &str, chain: &str, addresses: &[IpAddr]) -> Option<String> {
+    if !saved.lines().any(|l| l.starts_with(&format!(":{chain} "))) {
+        return None;
+    }
+    let jumps: Vec<&str> = saved
+        .lines()
+        .filter(|l| l.starts_with("-A POSTROUTING ") && l.ends_with(&format!("-j {chain}")))
+        .collect();
+    let is_ours = |line: &str| addresses.is_empty() || addresses.iter().any(|a| line.contains(&format!(" -s {a}/")));
+    let mut lines = vec![format!("*{TABLE}")];
+    lines.extend(jumps.iter().filter(|l| is_ours(l)).map(|l| l.replacen("-A ", "-D ", 1)));
+    if jumps.iter().all(|l| is_ours(l)) {
+        lines.push(format!("-F {chain}"));
+        lines.push(format!("-X {chain}"));
+    }
+    lines.push("COMMIT\n".to_owned());
+    Some(lines.join("\n"))
+}
+
+fn restore(family: Family, script: &str) -> Result<(), Error> {
+    process::run(program(family, "-restore"), &["--noflush", "--wait", "10"], script.as_bytes(), PATIENCE + PATIENCE / 2)
+        .map(drop)
+        .map_err(|e| {
+            Error::internal(format!("failed to change the iptables rules: {e}"))
+                .with_details("ipMasqBackend \"nftables\" (the default) needs no program")
+        })
+}
+
+fn save(family: Family) -> Result<String, Error> {
+    let legacy = if family == Family::Ip { "iptables-legacy-save" } else { "ip6tables-legacy-save" };
+    process::run(legacy, &["-t", TABLE], b"", PATIENCE)
+        .or_else(|_| process::run(program(family, "-save"), &["-t", TABLE], b"", PATIENCE))
+        .map_err(|e| Error::internal(format!("failed to read the iptables rules: {e}")))
+}
+
+fn program(family: Family, suffix: &str) -> &'static str {
+    match (family, suffix) {
+        (Family::Ip, "-save") => "iptables-save",
+        (Family::Ip, _) => "iptables-restore",
+        (_, "-save") => "ip6tables-save",
+        _ => "ip6tables-restore",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attachment() -> Attachment {
+        Attachment { network: "tn".to_owned(), container_id: "c1".to_owned(), ifname: "eth0".to_owned() }
+    }
+
+    #[test]
+    fn chains_are_named_as_the_reference_names_them() {
+        assert_eq!(chain(&attachment()), "CNI-5a0e4b11e4ca823ae73b9333");
+    }
+
+    #[test]
+    fn every_subnet_is_exempt_before_anything_is_masqueraded() {
+        let script = addition(&attachment(), &["10.88.0.2/24".parse().unwrap(), "10.99.0.2/24".parse().unwrap()], false);
+        assert_eq!(
+            script,
+            r#"*nat
+:CNI-5a0e4b11e4ca823ae73b9333 - [0:0]
+-A CNI-5a0e4b11e4ca823ae73b9333 ! -d 224.0.0.0/4 -m comment --comment "name: \"tn\" id: \"c1\"" -j MASQUERADE
+-I CNI-5a0e4b11e4ca823ae73b9333 1 -d 10.88.0.0/24 -m comment --comment "name: \"tn\" id: \"c1\"" -j ACCEPT
+-I CNI-5a0e4b11e4ca823ae73b9333 1 -d 10.99.0.0/24 -m comment --comment "name: \"tn\" id: \"c1\"" -j ACCEPT
+-A POSTROUTING -s 10.88.0.2/32 -m comment --comment "name: \"tn\" id: \"c1\"" -j CNI-5a0e4b11e4ca823ae73b9333
+-A POSTROUTING -s 10.99.0.2/32 -m comment --comment "name: \"tn\" id: \"c1\"" -j CNI-5a0e4b11e4ca823ae73b9333
+COMMIT
+"#
+        );
+    }
+
+    #[test]
+    fn a_chain_that_another_interface_uses_stays() {
+        let saved = ":CNI-x - [0:0]\n-A POSTROUTING -s 10.0.0.2/32 -j CNI-x\n-A POSTROUTING -s 10.0.0.3/32 -j CNI-x\n-A CNI-x -j MASQUERADE\n";
+        let one = removal(saved, "CNI-x", &["10.0.0.2".parse().unwrap()]).unwrap();
+        assert_eq!(one, "*nat\n-D POSTROUTING -s 10.0.0.2/32 -j CNI-x\nCOMMIT\n");
+        let all = removal(saved, "CNI-x", &[]).unwrap();
+        assert!(all.ends_with("-F CNI-x\n-X CNI-x\nCOMMIT\n"), "{all}");
+        assert_eq!(removal(saved, "CNI-y", &[]), None);
+    }
+}

@@ -1,0 +1,191 @@
+//! The pod's end: settings, addresses, routes, and telling the neighbours.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use cni::{AddResult, Error};
+use host::netns::NetNs;
+use netlink::addr::{self, Dad};
+use netlink::link;
+use netlink::monitor::Monitor;
+use netlink::route::{self, Route};
+use netlink::wire::Request;
+use netlink::{Errno, Socket};
+
+use crate::config::Plan;
+use crate::veth::Veth;
+
+/// Duplicate address detection takes one to two seconds per address by default.
+const DAD_PATIENCE: Duration = Duration::from_secs(8);
+
+/// Prepares the pod's kernel for the addresses to come.
+pub(crate) fn prepare(netns: &NetNs, plan: &Plan, ifname: &str, result: &AddResult) -> Result<(), Error> {
+    let has_v6 = result.ips.iter().any(|ip| !ip.address.is_ipv4());
+    netns
+        .enter(|| {
+            // Announces its addresses whenever told to; see `announce`.
+            let _ = host::sysctl::overwrite(&format!("net/ipv4/conf/{ifname}/arp_notify"), "1");
+            if !host::sysctl::has_ipv6() {
+                return if has_v6 { Err(no_ipv6()) } else { Ok(()) };
+            }
+            let set = |name: &str, value| host::sysctl::overwrite(&format!("net/ipv6/conf/{ifname}/{name}"), value);
+            let _ = set("ndisc_notify", "1");
+            if plan.detect_duplicates {
+                let _ = set("enhanced_dad", "1");
+                let _ = set("accept_dad", "1");
+            } else {
+                let _ = set("accept_dad", "0");
+            }
+            if has_v6 {
+                for link in ["lo", ifname] {
+                    host::sysctl::set(&format!("net/ipv6/conf/{link}/disable_ipv6"), "0")
+                        .map_err(|e| Error::internal(format!("failed to enable IPv6 in the container: {e}")))?;
+                }
+                // Read-only in rootless containers: the pod works without it.
+                if let Err(error) = set("keep_addr_on_down", "1") {
+                    eprintln!("bridge: {error}; the pod's IPv6 addresses are lost if its link is set down");
+                }
+            }
+            Ok(())
+        })
+        .map_err(|e| Error::internal(e.to_string()))?
+}
+
+/// Adds the addresses, sets the link up and adds the routes.
+pub(crate) fn configure(pod: &mut Socket, plan: &Plan, veth: &Veth, result: &AddResult) -> Result<(), Error> {
+    let dad = if plan.detect_duplicates { Dad::Detect } else { Dad::Skip };
+    let mut request = Request::new();
+    let mut steps = Vec::new();
+    for ip in &result.ips {
+        let address = ip.address;
+        addr::push_add(&mut request, veth.pod, address.addr(), address.prefix(), dad);
+        steps.push(format!("failed to add IP addr {address} to the container's link"));
+    }
+    link::push_up(&mut request, veth.pod);
+    steps.push("failed to set the container's link up".to_owned());
+    for route in &result.routes {
+        let route = planned_route(route, result, veth.pod)?;
+        route::push_add(&mut request, &route);
+        steps.push(format!("failed to add route '{}'", describe(&route)));
+    }
+    pod.transact(&request, |_| ()).map_err(|error| {
+        let step = steps.get(error.request).cloned().unwrap_or_default();
+        Error::internal(format!("{step}: {error}")).with_details(hint(&error))
+    })
+}
+
+/// Sets the link up without addresses (layer 2).
+pub(crate) fn set_up(pod: &mut Socket, veth: &Veth) -> Result<(), Error> {
+    link::set_up(pod, veth.pod)
+        .map_err(|e| Error::internal(format!("failed to set the container's link up: {e}")))
+}
+
+/// Waits until no address is tentative: those that duplicate address detection looks at (`enabledad`), and the
+/// link-local one, which the kernel settles a moment after the link came up.
+pub(crate) fn settle(netns: &NetNs, pod: &mut Socket, veth: &Veth) -> Result<(), Error> {
+    let failed = |e: netlink::Error| Error::internal(format!("failed to settle addresses: {e}"));
+    let mut is_settled = || -> Result<Option<()>, Error> {
+        if let Some(error) = crate::add::interrupted() {
+            return Err(error);
+        }
+        let addresses = addr::list_v6(pod, veth.pod).map_err(failed)?;
+        if let Some(duplicate) = addresses.iter().find(|a| a.is_duplicate()) {
+            return Err(Error::internal(format!(
+                "failed to settle addresses: {}/{} is used by another host (DADFAILED)",
+                duplicate.ip, duplicate.prefix
+            ))
+            .with_details("find the other user of the address: it answered duplicate address detection on this bridge"));
+        }
+        Ok((!addresses.iter().any(addr::Address::is_tentative)).then_some(()))
+    };
+    if is_settled()?.is_some() {
+        return Ok(());
+    }
+    let mut monitor =
+        netns.enter(Monitor::v6_addresses).map_err(|e| Error::internal(e.to_string()))?.map_err(failed)?;
+    monitor.wait(Instant::now() + DAD_PATIENCE, failed, is_settled)?.ok_or_else(|| {
+        Error::new(
+            cni::code::TRY_AGAIN,
+            format!("failed to settle addresses: still tentative after {DAD_PATIENCE:?}"),
+        )
+        .with_details("duplicate address detection has not ended; see dad_transmits and retrans_time_ms of the link")
+    })
+}
+
+/// Lets the link announce all its addresses (gratuitous ARP, unsolicited neighbour advertisements): whoever knew an
+/// earlier owner of an address learns of the new one at once, instead of after 10-40 s.
+///
+/// The kernel sends them itself when a link is given its (same) address again. A packet socket could do it too, but
+/// closing one waits for a grace period of several milliseconds.
+pub(crate) fn announce(pod: &mut Socket, veth: &Veth) -> Result<(), Error> {
+    link::set_mac(pod, veth.pod, veth.pod_mac)
+        .map_err(|e| Error::internal(format!("failed to announce the container's addresses: {e}")))
+}
+
+/// A route of the result as the kernel is to have it: its next hop is its own, else the first gateway of its family.
+pub(crate) fn planned_route(route: &cni::Route, result: &AddResult, link: u32) -> Result<Route, Error> {
+    let is_v4 = route.dst.is_ipv4();
+    let first_gateway = result.ips.iter().filter_map(|ip| ip.gateway).find(|g| g.is_ipv4() == is_v4);
+    let number = |name: &str, value: i64| {
+        u32::try_from(value).map_err(|_| {
+            Error::internal(format!("route to {}: {name} {value} is out of range", route.dst))
+        })
+    };
+    let stated = |name, value| if value == 0 { Ok(None) } else { number(name, value).map(Some) };
+    Ok(Route {
+        dst: route.dst.addr(),
+        prefix: route.dst.prefix(),
+        gateway: route.gw.or(first_gateway),
+        link: Some(link),
+        table: route.table.map(|t| number("table", t)).transpose()?,
+        scope: route
+            .scope
+            .map(|s| u8::try_from(s).map_err(|_| Error::internal(format!("route to {}: scope {s} is out of range", route.dst))))
+            .transpose()?,
+        priority: stated("priority", route.priority)?,
+        mtu: stated("mtu", route.mtu)?,
+        advmss: stated("advmss", route.advmss)?,
+    })
+}
+
+/// All that was asked for, for messages.
+pub(crate) fn describe(route: &Route) -> String {
+    use std::fmt::Write;
+    let mut text = format!("{}/{}", route.dst, route.prefix);
+    if let Some(gateway) = route.gateway {
+        let _ = write!(text, " via {gateway}");
+    }
+    let numbers = [
+        ("metric", route.priority),
+        ("scope", route.scope.map(u32::from)),
+        ("table", route.table),
+        ("mtu", route.mtu),
+        ("advmss", route.advmss),
+    ];
+    for (name, value) in numbers {
+        if let Some(value) = value {
+            let _ = write!(text, " {name} {value}");
+        }
+    }
+    text
+}
+
+fn hint(error: &netlink::Error) -> &'static str {
+    match error.errno {
+        Errno::ENETUNREACH | Errno::EHOSTUNREACH => "the gateway is in none of the container's subnets",
+        Errno::EEXIST => "it is stated twice, or the container's namespace had it before",
+        Errno::EINVAL => "a destination must not have bits behind its prefix, and the gateway must be another's address",
+        _ => "",
+    }
+}
+
+fn no_ipv6() -> Error {
+    Error::internal("IPAM gave an IPv6 address, but the kernel has no IPv6")
+        .with_details("the kernel was built or booted without IPv6 (ipv6.disable=1): remove the IPv6 ranges from the config")
+}
+
+/// Whether this is the default destination of its family.
+pub(crate) fn is_default(route: &cni::Route) -> bool {
+    route.dst.prefix() == 0 && matches!(route.dst.addr(), IpAddr::V4(a) if a.is_unspecified())
+        || route.dst.prefix() == 0 && matches!(route.dst.addr(), IpAddr::V6(a) if a.is_unspecified())
+}

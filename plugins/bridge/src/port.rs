@@ -1,0 +1,72 @@
+//! The host end as a port of the bridge: what it may do, and when it forwards.
+
+use std::time::{Duration, Instant};
+
+use cni::{Attachment, Error};
+use netlink::Socket;
+use netlink::bridge::{VlanRange, push_port, push_vlans};
+use netlink::link;
+use netlink::monitor::Monitor;
+use netlink::wire::Request;
+
+use crate::bridge::Bridge;
+use crate::config::Plan;
+use crate::veth::Veth;
+
+/// The kernel needs microseconds; the reference waits for 2.55 s in all.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Marks the port as this attachment's and puts it under the plan's restraints, while the pod's end is still down.
+pub(crate) fn restrain(
+    socket: &mut Socket,
+    plan: &Plan,
+    attachment: &Attachment,
+    bridge: &Bridge,
+    veth: &Veth,
+) -> Result<(), Error> {
+    let mut request = Request::new();
+    let mut steps = vec!["set the alias"];
+    link::push_alias(&mut request, veth.host, &attachment.alias());
+    if plan.hairpin || plan.isolated {
+        steps.push("set hairpin mode and isolation");
+        push_port(&mut request, veth.host, plan.hairpin, plan.isolated);
+    }
+    let default = VlanRange::access(bridge.default_vlan);
+    let leave = Some(default).filter(|_| plan.vlans.leaves_default() && bridge.default_vlan != 0);
+    let before = request.messages();
+    push_vlans(&mut request, veth.host, leave.as_slice(), &plan.vlans.wanted());
+    steps.extend((before..request.messages()).map(|_| "set the VLANs"));
+    socket.transact(&request, |_| ()).map_err(|error| {
+        let step = steps.get(error.request).copied().unwrap_or("set up the port");
+        Error::internal(format!("failed to {step} of \"{}\" on \"{}\": {error}", veth.host_name, bridge.name))
+    })
+}
+
+/// Waits until the port carries the pod's packets.
+pub(crate) fn wait_until_forwarding(socket: &mut Socket, veth: &Veth, bridge: &Bridge) -> Result<(), Error> {
+    let failed = |e: netlink::Error| Error::internal(format!("failed to look at \"{}\": {e}", veth.host_name));
+    let mut is_ready = || -> Result<Option<()>, Error> {
+        if let Some(error) = crate::add::interrupted() {
+            return Err(error);
+        }
+        let link = link::by_index(socket, veth.host).map_err(failed)?;
+        let Some(link) = link else {
+            return Err(Error::internal(format!("host link \"{}\" vanished while it was set up", veth.host_name)));
+        };
+        // With the spanning tree protocol a port listens and learns for half a minute first; that is its operator's wish.
+        let forwards = bridge.stp || link.port.is_some_and(|p| p.forwarding);
+        Ok((link.is_operational && forwards).then_some(()))
+    };
+    // Mostly it has happened by now, and a monitor that is not needed is not opened.
+    if is_ready()?.is_some() {
+        return Ok(());
+    }
+    let mut monitor = Monitor::links().map_err(failed)?;
+    monitor.wait(Instant::now() + PATIENCE, failed, is_ready)?.ok_or_else(|| {
+        Error::new(
+            cni::code::TRY_AGAIN,
+            format!("bridge port in error state: \"{}\" does not forward after {PATIENCE:?}", veth.host_name),
+        )
+        .with_details(format!("see `bridge -d link show dev {}`: is \"{}\" up?", veth.host_name, bridge.name))
+    })
+}

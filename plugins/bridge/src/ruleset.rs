@@ -1,0 +1,176 @@
+//! Our own nf_tables tables: rules that never change, and one element for each attachment.
+//!
+//! What a pod needs is an element in a map or set whose comment begins with the identity of its attachment. The rules
+//! are the same for a thousand pods as for one, the kernel finds an element by hash, and adding one needs no look at
+//! the others. Everything of one call is one transaction.
+
+use std::time::{Duration, Instant};
+
+use cni::{Attachment, Error};
+use netlink::nft::{Batch, Element, Family, Nft, Rule, Verdict};
+use netlink::{Errno, Result};
+
+/// Name of our table, in each family that needs one.
+pub(crate) const TABLE: &str = "oxbridge";
+/// What `nft list ruleset` says of the table.
+pub(crate) const TABLE_COMMENT: &str = "pod networking by the oxbridge CNI plugins";
+/// Another writer's commit makes ours start anew; a node that commits all the time must not hold us for ever.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An element to be added.
+#[derive(Debug)]
+pub(crate) struct NewElement {
+    pub(crate) family: Family,
+    pub(crate) set: &'static str,
+    pub(crate) key: Vec<u8>,
+    /// For maps.
+    pub(crate) verdict: Option<Verdict>,
+}
+
+/// A part of the ruleset that this plugin keeps: fixed chains and rules, and the sets they look into.
+pub(crate) trait Skeleton {
+    /// Its family.
+    fn family(&self) -> Family;
+    /// Whether these rules of the table hold it whole.
+    fn is_whole(&self, rules: &[Rule]) -> bool;
+    /// Makes what is missing; rules of its chains are written anew.
+    fn push(&self, batch: &mut Batch, rules: &[Rule]);
+}
+
+/// The sets and maps that hold elements of attachments.
+pub(crate) const SETS: [(Family, &str); 4] = [
+    (Family::Ip, crate::masquerade::MAP),
+    (Family::Ip6, crate::masquerade::MAP),
+    (Family::Bridge, crate::spoof::PORTS),
+    (Family::Bridge, crate::spoof::ALLOWED),
+];
+
+/// Puts the elements of an attachment into the ruleset, and before them what they need.
+pub(crate) fn install(
+    nft: &mut Nft,
+    attachment: &Attachment,
+    skeletons: &[Box<dyn Skeleton>],
+    elements: &[NewElement],
+) -> std::result::Result<(), Error> {
+    let comment = attachment.comment();
+    let mut replace = false;
+    retry("adding the pod's rules to nf_tables", || {
+        let generation = nft.generation()?;
+        let mut missing = Vec::new();
+        let mut last: Option<(Family, Vec<Rule>)> = None;
+        for skeleton in skeletons {
+            let family = skeleton.family();
+            let rules = match last.take() {
+                Some((of, rules)) if of == family => rules,
+                _ => nft.rules(family, TABLE, None)?,
+            };
+            if !skeleton.is_whole(&rules) {
+                missing.push((skeleton, rules.clone()));
+            }
+            last = Some((family, rules));
+        }
+        // Without anything to decide on what was read, others' commits do not matter.
+        let mut batch =
+            if missing.is_empty() && !replace { Batch::new() } else { Batch::if_generation(generation) };
+        for (skeleton, rules) in missing {
+            batch.add_table(skeleton.family(), TABLE, TABLE_COMMENT);
+            skeleton.push(&mut batch, &rules);
+        }
+        for element in elements {
+            if replace && nft.element(element.family, TABLE, element.set, &element.key)?.is_some() {
+                // Adding over an element keeps its old comment, and with it its old owner.
+                batch.delete_element(element.family, TABLE, element.set, &element.key);
+            }
+            push_element(&mut batch, element, &comment);
+        }
+        let result = nft.commit(batch);
+        // Somebody's left-over has our address: by next try it is known to be there.
+        replace |= result.as_ref().is_err_and(|e| e.is(Errno::EEXIST));
+        result
+    })
+}
+
+fn push_element(batch: &mut Batch, element: &NewElement, comment: &str) {
+    let NewElement { family, set, key, verdict } = element;
+    match verdict {
+        Some(verdict) => batch.add_verdict(*family, TABLE, set, key, verdict, comment),
+        None => batch.add_element(*family, TABLE, set, key, comment),
+    };
+}
+
+/// Removes the elements for which `is_gone` holds, and in the same transaction what `more` adds to it.
+pub(crate) fn remove(
+    nft: &mut Nft,
+    is_gone: impl Fn(&Element) -> bool,
+    more: impl Fn(&mut Nft, &mut Batch) -> Result<()>,
+) -> std::result::Result<(), Error> {
+    retry("removing the pod's rules from nf_tables", || {
+        let generation = match nft.generation() {
+            // A kernel without nf_tables holds nothing of ours.
+            Err(error) if is_unsupported(&error) => return Ok(()),
+            generation => generation?,
+        };
+        let mut batch = Batch::if_generation(generation);
+        for (family, set) in SETS {
+            for element in nft.elements(family, TABLE, set)?.iter().filter(|e| is_gone(e)) {
+                batch.delete_element(family, TABLE, set, &element.key);
+            }
+        }
+        more(nft, &mut batch)?;
+        nft.commit(batch)
+    })
+}
+
+/// Whether an element is this attachment's.
+pub(crate) fn is_owned(element: &Element, attachment: &Attachment) -> bool {
+    element.comment.as_deref().and_then(|c| c.split(' ').next()) == Some(&attachment.identity_hex())
+}
+
+/// Whether a chain has a rule with this comment.
+pub(crate) fn has(rules: &[Rule], chain: &str, comment: &str) -> bool {
+    rules.iter().any(|r| r.chain == chain && r.comment.as_deref() == Some(comment))
+}
+
+/// Takes the rules out of a chain, one by one: flushing a chain that is only being made is refused.
+pub(crate) fn clear(batch: &mut Batch, family: Family, chain: &str, rules: &[Rule]) {
+    for rule in rules.iter().filter(|r| r.chain == chain) {
+        batch.delete_rule(family, TABLE, chain, rule.handle);
+    }
+}
+
+/// Whether the kernel (or its loaded modules) cannot do nf_tables.
+pub(crate) fn is_unsupported(error: &netlink::Error) -> bool {
+    [Errno::EOPNOTSUPP, Errno::EPROTONOSUPPORT, Errno::EINVAL, Errno::EAFNOSUPPORT].iter().any(|e| error.is(*e))
+}
+
+/// Runs a transaction until nobody came in between.
+fn retry(what: &str, mut transaction: impl FnMut() -> Result<()>) -> std::result::Result<(), Error> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut exists = 0;
+    loop {
+        match transaction() {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                exists += u32::from(error.is(Errno::EEXIST));
+                // ERESTART, EINTR, EAGAIN: somebody else committed. ENOENT: somebody flushed what was just seen.
+                // EEXIST: somebody has the key, the next try replaces it; a second time it is not about keys.
+                let is_race = [Errno::ERESTART, Errno::EINTR, Errno::EAGAIN, Errno::ENOENT, Errno::EBUSY]
+                    .iter()
+                    .any(|e| error.is(*e))
+                    || exists == 1 && error.is(Errno::EEXIST);
+                if !is_race {
+                    let hint = if is_unsupported(&error) {
+                        "the kernel has no nf_tables, or lacks its nat or bridge part: load nf_tables, nft_chain_nat, nft_masq"
+                    } else {
+                        "see `nft list ruleset`"
+                    };
+                    return Err(Error::internal(format!("{what}: {error}")).with_details(hint));
+                }
+                if Instant::now() >= deadline {
+                    return Err(Error::new(cni::code::TRY_AGAIN, format!("{what}: {error}, for {PATIENCE:?}"))
+                        .with_details("another program keeps changing the ruleset (`nft monitor` shows which)"));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! `macspoofchk`: frames that come in by a pod's port carry the pod's own MAC address.
+//!
+//! ```text
+//! table bridge oxbridge {
+//!     set macspoof-ports   { type ifname; elements = { "veth1a2b3c4d" comment "…" } }
+//!     set macspoof-allowed { type ifname . ether_addr; elements = { "veth1a2b3c4d" . 0a:58:… comment "…" } }
+//!     chain macspoof { type filter hook prerouting priority dstnat;
+//!         iifname @macspoof-ports iifname . ether saddr != @macspoof-allowed counter drop }
+//! }
+//! ```
+//!
+//! The source address of the Ethernet header is checked, not the addresses inside ARP.
+
+use netlink::link::Mac;
+use netlink::nft::{Batch, Family, Hook, Offset, Rule, SetType, Verdict};
+
+use crate::ruleset::{NewElement, Skeleton, TABLE, clear, has};
+
+/// Names of the ports that are checked.
+pub(crate) const PORTS: &str = "macspoof-ports";
+/// Which source addresses may come in by which port.
+pub(crate) const ALLOWED: &str = "macspoof-allowed";
+const CHAIN: &str = "macspoof";
+const COMMENT: &str = "frames with another source address than the pod's";
+
+/// The elements for a pod behind this port.
+pub(crate) fn elements(port: &str, mac: Mac) -> [NewElement; 2] {
+    let name = name_key(port);
+    let mut pair = name.clone();
+    pair.extend_from_slice(&mac);
+    pair.resize(24, 0);
+    let element = |set, key| NewElement { family: Family::Bridge, set, key, verdict: None };
+    [element(PORTS, name), element(ALLOWED, pair)]
+}
+
+/// The chain and rule that they need.
+pub(crate) struct Filter;
+
+impl Skeleton for Filter {
+    fn family(&self) -> Family {
+        Family::Bridge
+    }
+
+    fn is_whole(&self, rules: &[Rule]) -> bool {
+        has(rules, CHAIN, COMMENT)
+    }
+
+    fn push(&self, batch: &mut Batch, rules: &[Rule]) {
+        batch.add_set(Family::Bridge, TABLE, PORTS, SetType::InterfaceName);
+        batch.add_set(Family::Bridge, TABLE, ALLOWED, SetType::InterfaceNameAndMac);
+        batch.add_chain(Family::Bridge, TABLE, CHAIN, Some(Hook::BRIDGE_INPUT));
+        clear(batch, Family::Bridge, CHAIN, rules);
+        batch.add_rule(Family::Bridge, TABLE, CHAIN, COMMENT, |rule| {
+            rule.input_in(PORTS)
+                .input_and_part_not_in(Offset::ETHER_SOURCE, ALLOWED)
+                .counter()
+                .verdict(&Verdict::Drop);
+        });
+    }
+}
+
+/// An interface name as the kernel compares it: 16 bytes, filled with zeros.
+fn name_key(name: &str) -> Vec<u8> {
+    let mut key = name.as_bytes().to_vec();
+    key.resize(16, 0);
+    key
+}

@@ -1,0 +1,44 @@
+//! STATUS: whether an ADD could work now, as far as that can be known without doing anything.
+
+use cni::{Call, Error, code, delegate};
+use netlink::nft::{Family, Nft};
+use netlink::{Protocol, Socket};
+
+use crate::config::{MasqueradeBackend, Plan};
+use crate::{bridge, iptables};
+
+pub(crate) fn status(call: &Call) -> Result<(), Error> {
+    let plan = Plan::new(call).map_err(unavailable)?;
+    let mut host = Socket::open(Protocol::Route)
+        .map_err(|e| Error::new(code::NOT_AVAILABLE, format!("failed to open a netlink socket: {e}")))?;
+    bridge::get(&mut host, &plan.bridge).map_err(unavailable)?;
+    let (native, by_program) = match plan.masquerade {
+        Some((_, MasqueradeBackend::Nftables)) => (true, None),
+        Some((families, MasqueradeBackend::Iptables)) => (false, Some(families)),
+        None => (false, None),
+    };
+    if native || plan.check_mac {
+        Nft::open().and_then(|mut nft| nft.generation()).map_err(|e| {
+            Error::new(code::NOT_AVAILABLE, format!("ipMasq and macspoofchk need nf_tables, which the kernel refuses: {e}"))
+                .with_details("load the module nf_tables, or set ipMasqBackend to \"iptables\"")
+        })?;
+    }
+    if let Some(families) = by_program {
+        if families.v4 {
+            iptables::is_usable(Family::Ip)?;
+        }
+    }
+    match &plan.ipam {
+        // Missing or failing: pods cannot start.
+        Some(ipam) => {
+            delegate::find(ipam, &call.env.path).map_err(unavailable)?;
+            delegate::run(call, ipam, "STATUS", &[])
+        }
+        None => Ok(()),
+    }
+}
+
+/// The same error, as an answer to STATUS.
+fn unavailable(error: Error) -> Error {
+    Error::new(code::NOT_AVAILABLE, error.msg).with_details(error.details)
+}

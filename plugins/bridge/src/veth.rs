@@ -1,0 +1,189 @@
+//! The veth pair between the bridge and the pod.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use cni::attachment::MAX_HOST_IFNAME_ATTEMPTS;
+use cni::{Attachment, Error};
+use host::netns::NetNs;
+use host::undo::Undo;
+use netlink::bridge::{VlanRange, push_vlans};
+use netlink::link::{self, Link, Mac, NewVeth};
+use netlink::monitor::Monitor;
+use netlink::wire::Request;
+use netlink::{Errno, Protocol, Socket};
+
+use crate::bridge::Bridge;
+use crate::config::Plan;
+
+/// A namespace that was just destroyed takes its links along after a grace period of some ten milliseconds.
+const DISMANTLING: Duration = Duration::from_secs(3);
+
+/// The pair of an attachment.
+#[derive(Debug)]
+pub(crate) struct Veth {
+    /// Index of the host end.
+    pub(crate) host: u32,
+    pub(crate) host_name: String,
+    pub(crate) host_mac: Mac,
+    /// Index of the pod's end, in the pod's namespace.
+    pub(crate) pod: u32,
+    pub(crate) pod_mac: Mac,
+}
+
+/// The host end of an attachment if it is there: the link has one of the names that follow from the attachment's
+/// identity, and the MAC address given at its creation or the alias say the same.
+pub(crate) fn find(socket: &mut Socket, attachment: &Attachment) -> netlink::Result<Option<Link>> {
+    for attempt in 0..MAX_HOST_IFNAME_ATTEMPTS {
+        let link = link::by_name(socket, &attachment.host_ifname(attempt))?;
+        if let Some(link) = link.filter(|l| is_host_end(l, attachment)) {
+            return Ok(Some(link));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a link is the host end of this attachment.
+pub(crate) fn is_host_end(link: &Link, attachment: &Attachment) -> bool {
+    link.is("veth")
+        && (link.mac == Some(attachment.host_mac()) || link.alias.as_deref() == Some(&attachment.alias()))
+}
+
+/// Refuses an attachment that exists already, before anything is done: the name taken in the pod, or the host end
+/// there. One whose namespace is being dismantled is waited for.
+pub(crate) fn ensure_absent(
+    socket: &mut Socket,
+    pod: &mut Socket,
+    attachment: &Attachment,
+) -> Result<(), Error> {
+    let ifname = &attachment.ifname;
+    let failed = |e: netlink::Error| Error::internal(format!("failed to look for \"{ifname}\": {e}"));
+    if link::by_name(pod, ifname).map_err(failed)?.is_some() {
+        return Err(taken(ifname));
+    }
+    let Some(remnant) = find(socket, attachment).map_err(failed)? else { return Ok(()) };
+    let mut monitor = Monitor::links().map_err(failed)?;
+    let gone = monitor
+        .wait(Instant::now() + DISMANTLING, failed, || match crate::add::interrupted() {
+            Some(error) => Err(error),
+            None => Ok(find(socket, attachment).map_err(failed)?.is_none().then_some(())),
+        })?
+        .is_some();
+    if gone {
+        return Ok(());
+    }
+    Err(Error::internal(format!(
+        "container \"{}\" is attached to network \"{}\" already: the host link \"{}\" of its \"{ifname}\" exists",
+        attachment.container_id, attachment.network, remnant.name
+    ))
+    .with_details("its interface was renamed, or is in another namespace that still lives; DEL removes it"))
+}
+
+/// Makes the pair: host end up and on the bridge, pod's end down. `None`: the bridge is gone.
+pub(crate) fn create(
+    socket: &mut Socket,
+    attachment: &Attachment,
+    bridge: &Bridge,
+    netns: &NetNs,
+    mac: Option<Mac>,
+    mtu: Option<u32>,
+    undo: &mut Undo<'_>,
+) -> Result<Option<Veth>, Error> {
+    let ifname = &attachment.ifname;
+    let failed = |e: netlink::Error| Error::internal(format!("failed to make veth pair: {e}"));
+    let pod_mac = mac.map_or_else(host::mac::random, Ok).map_err(|e| failed(e.into()))?;
+    for attempt in 0..MAX_HOST_IFNAME_ATTEMPTS {
+        let host_name = attachment.host_ifname(attempt);
+        let new = NewVeth {
+            host_name: &host_name,
+            host_mac: attachment.host_mac(),
+            master: Some(bridge.index),
+            peer_name: ifname,
+            peer_mac: pod_mac,
+            peer_netns: Some(netns.as_fd()),
+            mtu,
+        };
+        match link::create_veth(socket, &new) {
+            Ok(()) => {}
+            // One of the two names: if it is the host's, somebody else's link has it and the next name will do.
+            Err(error) if link::is_taken(&error) => {
+                if link::by_name(socket, &host_name).map_err(failed)?.is_some() {
+                    continue;
+                }
+                return Err(taken(ifname));
+            }
+            Err(error) => {
+                return match link::by_index(socket, bridge.index).map_err(failed)? {
+                    Some(_) => Err(failed(error)),
+                    None => Ok(None),
+                };
+            }
+        }
+        let link = link::by_name(socket, &host_name)
+            .map_err(failed)?
+            .filter(|l| l.mac == Some(attachment.host_mac()))
+            .ok_or_else(|| failed(Errno::ENODEV.into()))?;
+        let index = link.index;
+        undo.push("removing the veth pair", move || link::delete(&mut Socket::open(Protocol::Route)?, index));
+        // Nobody but the pod's own addresses on the host's side of the link.
+        let _ = host::sysctl::overwrite(&format!("net/ipv6/conf/{host_name}/accept_ra"), "0");
+        let pod = link.peer.ok_or_else(|| failed(Errno::ENODEV.into()))?;
+        return Ok(Some(Veth { host: index, host_name, host_mac: attachment.host_mac(), pod, pod_mac }));
+    }
+    Err(Error::internal(format!(
+        "failed to make veth pair: all {MAX_HOST_IFNAME_ATTEMPTS} names of the host end are taken, \"{}\" the first",
+        attachment.host_ifname(0)
+    )))
+}
+
+/// Makes sure that the host takes part in a VLAN by a port of its own, `<bridge>.<vlan>`, which has the gateway's
+/// addresses. Returns its index, name and MAC.
+pub(crate) fn ensure_gateway_port(
+    socket: &mut Socket,
+    plan: &Plan,
+    bridge: &Bridge,
+    vlan: u16,
+    mtu: Option<u32>,
+    undo: &mut Undo<'_>,
+) -> Result<(u32, String, Option<Mac>), Error> {
+    let name = format!("{}.{vlan}", bridge.name);
+    let failed = |e: netlink::Error| Error::internal(format!("failed to make the gateway port \"{name}\": {e}"));
+    let _lock = crate::gateway::lock(&bridge.name)?;
+    if let Some(link) = link::by_name(socket, &name).map_err(failed)? {
+        if !link.is_up() {
+            link::set_up(socket, link.index).map_err(failed)?;
+        }
+        return Ok((link.index, name, link.mac));
+    }
+    // Named after bridge and VLAN, so that whoever looks for it finds it.
+    let port = Attachment { network: bridge.name.clone(), container_id: "gateway".to_owned(), ifname: name.clone() };
+    let port_name = port.host_ifname(0);
+    let peer_mac = host::mac::random().map_err(|e| failed(e.into()))?;
+    let new = NewVeth {
+        host_name: &port_name,
+        host_mac: port.host_mac(),
+        master: Some(bridge.index),
+        peer_name: &name,
+        peer_mac,
+        peer_netns: None,
+        mtu,
+    };
+    link::create_veth(socket, &new).map_err(failed)?;
+    let made = link::by_name(socket, &port_name).map_err(failed)?.ok_or_else(|| failed(Errno::ENODEV.into()))?;
+    let index = made.index;
+    undo.push("removing the gateway port", move || link::delete(&mut Socket::open(Protocol::Route)?, index));
+    let default = VlanRange::access(bridge.default_vlan);
+    let leave = Some(default).filter(|_| !plan.vlans.keep_default && bridge.default_vlan != 0);
+    let gateway = made.peer.ok_or_else(|| failed(Errno::ENODEV.into()))?;
+    let mut request = Request::new();
+    link::push_alias(&mut request, index, &format!("oxbridge gateway port of {}", bridge.name));
+    push_vlans(&mut request, index, leave.as_slice(), &[VlanRange::access(vlan)]);
+    link::push_up(&mut request, gateway);
+    socket.transact(&request, |_| ()).map_err(failed)?;
+    Ok((gateway, name, Some(peer_mac)))
+}
+
+fn taken(ifname: &str) -> Error {
+    Error::internal(format!("container veth name (\"{ifname}\") already exists in the container's namespace"))
+        .with_details("the container is attached already (nothing was changed), or CNI_IFNAME is another interface's name")
+}

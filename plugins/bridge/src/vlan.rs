@@ -1,0 +1,135 @@
+//! `vlan` and `vlanTrunk`: which VLANs a port is in.
+
+use netlink::bridge::VlanRange;
+use serde::Deserialize;
+
+/// Highest VLAN id (IEEE 802.1Q).
+const MAX_ID: i64 = 4094;
+
+/// One item of `vlanTrunk`: `minID` and `maxID` together, `id`, or both.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct TrunkItem {
+    #[serde(rename = "minID")]
+    min_id: Option<i64>,
+    #[serde(rename = "maxID")]
+    max_id: Option<i64>,
+    id: Option<i64>,
+}
+
+/// The VLANs of a port.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Vlans {
+    /// VLAN of untagged frames; also that of the gateway.
+    pub(crate) access: Option<u16>,
+    /// VLANs of tagged frames: sorted, without overlap, neighbours joined.
+    pub(crate) trunk: Vec<VlanRange>,
+    /// Whether the bridge must filter VLANs at all: an empty trunk asks for that, too.
+    pub(crate) filtering: bool,
+    /// Whether the port also stays in the bridge's default VLAN.
+    pub(crate) keep_default: bool,
+}
+
+impl Vlans {
+    /// Errors: a text with the value that is out of range.
+    pub(crate) fn new(vlan: i64, trunk: Option<&[TrunkItem]>, keep_default: bool) -> Result<Self, String> {
+        let access = match vlan {
+            0 => None,
+            _ => Some(id(vlan).ok_or_else(|| format!("invalid VLAN ID {vlan} (must be between 0 and {MAX_ID})"))?),
+        };
+        let filtering = access.is_some() || trunk.is_some();
+        let trunk = union(trunk.unwrap_or_default())?;
+        Ok(Self { access, trunk, filtering, keep_default })
+    }
+
+    /// What the port is to be in, beside the default VLAN if that is kept.
+    pub(crate) fn wanted(&self) -> Vec<VlanRange> {
+        let access = match self.access {
+            Some(id) => Some(VlanRange::access(id)),
+            // A trunk without an access VLAN keeps untagged frames in VLAN 1, as the reference does.
+            None => (!self.trunk.is_empty()).then(|| VlanRange::access(1)),
+        };
+        access.into_iter().chain(self.trunk.iter().copied()).collect()
+    }
+
+    /// Whether the port leaves the bridge's default VLAN.
+    pub(crate) fn leaves_default(&self) -> bool {
+        !self.keep_default && !self.wanted().is_empty()
+    }
+}
+
+fn id(value: i64) -> Option<u16> {
+    u16::try_from(value).ok().filter(|_| (1..=MAX_ID).contains(&value))
+}
+
+fn union(items: &[TrunkItem]) -> Result<Vec<VlanRange>, String> {
+    let mut ranges = Vec::new();
+    for item in items {
+        let checked = |name, value: i64| {
+            id(value).ok_or_else(|| format!("incorrect trunk {name} parameter {value} (must be between 1 and {MAX_ID})"))
+        };
+        match (item.min_id, item.max_id) {
+            (Some(min), Some(max)) => {
+                let (min, max) = (checked("minID", min)?, checked("maxID", max)?);
+                if min > max {
+                    return Err(format!("trunk minID {min} is greater than maxID {max}"));
+                }
+                ranges.push((min, max));
+            }
+            (None, Some(max)) => return Err(format!("trunk minID is missing beside maxID {max}")),
+            (Some(min), None) => return Err(format!("trunk maxID is missing beside minID {min}")),
+            (None, None) => {}
+        }
+        if let Some(value) = item.id {
+            let one = checked("id", value)?;
+            ranges.push((one, one));
+        }
+    }
+    ranges.sort_unstable();
+    let mut joined: Vec<VlanRange> = Vec::new();
+    for (first, last) in ranges {
+        match joined.last_mut() {
+            Some(previous) if first <= previous.last + 1 => previous.last = previous.last.max(last),
+            _ => joined.push(VlanRange::tagged(first, last)),
+        }
+    }
+    Ok(joined)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(min_id: Option<i64>, max_id: Option<i64>, id: Option<i64>) -> TrunkItem {
+        TrunkItem { min_id, max_id, id }
+    }
+
+    #[test]
+    fn trunks_are_the_union_of_their_items() {
+        let items = [item(Some(100), Some(110), Some(5)), item(Some(105), Some(120), None), item(None, None, Some(121))];
+        let vlans = Vlans::new(0, Some(&items), false).unwrap();
+        assert_eq!(vlans.trunk, [VlanRange::tagged(5, 5), VlanRange::tagged(100, 121)]);
+        assert_eq!(vlans.wanted()[0], VlanRange::access(1));
+        assert!(vlans.leaves_default());
+    }
+
+    #[test]
+    fn an_empty_trunk_only_asks_for_filtering() {
+        let vlans = Vlans::new(0, Some(&[]), false).unwrap();
+        assert!(vlans.filtering && vlans.wanted().is_empty() && !vlans.leaves_default());
+        assert!(!Vlans::new(0, None, false).unwrap().filtering);
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        let fails = |vlan, items: &[TrunkItem]| Vlans::new(vlan, Some(items), false).unwrap_err();
+        assert!(fails(4095, &[]).contains("invalid VLAN ID 4095"));
+        assert!(fails(-1, &[]).contains("invalid VLAN ID -1"));
+        assert!(fails(0, &[item(Some(0), Some(9), None)]).contains("incorrect trunk minID parameter 0"));
+        assert!(fails(0, &[item(Some(1), Some(4095), None)]).contains("incorrect trunk maxID parameter 4095"));
+        assert!(fails(0, &[item(Some(9), Some(8), None)]).contains("minID 9 is greater than maxID 8"));
+        assert!(fails(0, &[item(Some(9), None, None)]).contains("maxID is missing"));
+        assert!(fails(0, &[item(None, Some(9), None)]).contains("minID is missing"));
+        assert!(fails(0, &[item(None, None, Some(0))]).contains("incorrect trunk id parameter 0"));
+    }
+}
