@@ -38,7 +38,10 @@ pub fn replace(path: &Path, temporary: &Path, contents: &[u8], mode: u32) -> io:
 pub fn remove(path: &Path) -> io::Result<bool> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        // A read-only file system refuses before it looks.
+        Err(_) if matches!(fs::symlink_metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound) => {
+            Ok(false)
+        }
         Err(error) => Err(error),
     }
 }

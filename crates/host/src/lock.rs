@@ -210,7 +210,12 @@ fn held_by(holders: &[Holder]) -> String {
     if holders.is_empty() {
         return "a process that /proc/locks does not show".to_owned();
     }
-    holders.iter().map(|h| format!("pid {} ({})", h.pid, h.command)).collect::<Vec<_>>().join(" and ")
+    let shown = |holder: &Holder| match holder.command.as_str() {
+        // The lock went to its children with the open file.
+        "" => format!("pid {} (not running any more: a process started by it)", holder.pid),
+        command => format!("pid {} ({command})", holder.pid),
+    };
+    holders.iter().map(shown).collect::<Vec<_>>().join(" and ")
 }
 
 #[cfg(test)]

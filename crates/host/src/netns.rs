@@ -101,8 +101,7 @@ impl NetNs {
     #[must_use]
     pub fn cookie(&self) -> Option<u64> {
         self.enter(|| {
-            let socket =
-                socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).ok()?;
+            let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).ok()?;
             let mut cookie = 0u64;
             let mut len = 8 as libc::socklen_t;
             // SAFETY: the kernel writes at most `len` bytes, the size of the living u64 behind the pointer.
@@ -129,10 +128,9 @@ impl NetNs {
         let failed = |action, source: Errno| Error::Io { action, path: self.path.clone(), source: source.into() };
         let home = Self::current()?;
         setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
-            Errno::EINVAL => Error::NotANamespace {
-                path: self.path.clone(),
-                reason: "the file is no network namespace".to_owned(),
-            },
+            Errno::EINVAL => {
+                Error::NotANamespace { path: self.path.clone(), reason: "the file is no network namespace".to_owned() }
+            }
             errno => failed("enter", errno),
         })?;
         let _return = Return(home);

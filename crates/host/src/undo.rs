@@ -49,29 +49,37 @@ mod tests {
 
     use super::*;
 
+    /// A step that writes a number down.
+    fn note(log: &RefCell<Vec<i32>>, number: i32) -> impl FnOnce() -> Result<(), String> {
+        move || {
+            log.borrow_mut().push(number);
+            Ok(())
+        }
+    }
+
     #[test]
     fn steps_run_in_reverse_and_go_on_past_errors() {
         let log = RefCell::new(Vec::new());
         let mut undo = Undo::new();
-        undo.push("one", || Ok::<_, String>(log.borrow_mut().push(1)));
+        undo.push("one", note(&log, 1));
         undo.push("two", || Err("cannot"));
-        undo.push("three", || Ok::<_, String>(log.borrow_mut().push(3)));
+        undo.push("three", note(&log, 3));
         drop(undo);
         assert_eq!(*log.borrow(), [3, 1]);
     }
 
     #[test]
     fn a_panic_undoes_and_success_does_not() {
-        let log = RefCell::new(0);
+        let log = RefCell::new(Vec::new());
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let mut undo = Undo::new();
-            undo.push("it", || Ok::<_, String>(*log.borrow_mut() += 1));
+            undo.push("it", note(&log, 1));
             panic!("on the way");
         }));
         assert!(result.is_err());
         let mut undo = Undo::new();
-        undo.push("it", || Ok::<_, String>(*log.borrow_mut() += 1));
+        undo.push("it", note(&log, 2));
         undo.disarm();
-        assert_eq!(*log.borrow(), 1);
+        assert_eq!(*log.borrow(), [1]);
     }
 }

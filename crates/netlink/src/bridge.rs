@@ -176,7 +176,9 @@ mod tests {
 
     use rtnetlink::packet_core::NetlinkMessage;
     use rtnetlink::packet_core::NetlinkPayload::InnerMessage;
-    use rtnetlink::packet_route::link::{AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, LinkAttribute, LinkMessage};
+    use rtnetlink::packet_route::link::{
+        AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, LinkAttribute, LinkMessage,
+    };
     use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
     use super::*;
@@ -195,9 +197,7 @@ mod tests {
 
     fn specs(message: &LinkMessage) -> &[AfSpecBridge] {
         assert_eq!(message.header.interface_family, AddressFamily::Bridge);
-        let [LinkAttribute::AfSpecBridge(specs)] = &message.attributes[..] else {
-            panic!("{:?}", message.attributes)
-        };
+        let [LinkAttribute::AfSpecBridge(specs)] = &message.attributes[..] else { panic!("{:?}", message.attributes) };
         specs
     }
 
@@ -214,7 +214,11 @@ mod tests {
     #[test]
     fn the_default_vlan_goes_and_access_and_trunk_come() {
         let default = VlanRange::access(1);
-        let request = vlan_request(7, &[default], &[VlanRange::access(100), VlanRange::tagged(200, 299), VlanRange::tagged(5, 5)]);
+        let request = vlan_request(
+            7,
+            &[default],
+            &[VlanRange::access(100), VlanRange::tagged(200, 299), VlanRange::tagged(5, 5)],
+        );
         let messages = decode(request.bytes());
         let [RouteNetlinkMessage::DelLink(remove), RouteNetlinkMessage::SetLink(add)] = &messages[..] else {
             panic!("{messages:?}")

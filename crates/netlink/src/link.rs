@@ -198,9 +198,8 @@ pub fn create_veth(socket: &mut Socket, new: &NewVeth<'_>) -> Result<()> {
 fn veth_message(new: &NewVeth<'_>) -> LinkMessage {
     let mut peer = LinkUnspec::new_with_name(new.peer_name).address(new.peer_mac.to_vec());
     // The other end must be down: veth_open of a pair that is not tied yet answers ENOTCONN.
-    let mut host = LinkMessageBuilder::<LinkVeth>::new(new.host_name, new.peer_name)
-        .address(new.host_mac.to_vec())
-        .up();
+    let mut host =
+        LinkMessageBuilder::<LinkVeth>::new(new.host_name, new.peer_name).address(new.host_mac.to_vec()).up();
     if let Some(mtu) = new.mtu {
         peer = peer.mtu(mtu);
         host = host.mtu(mtu);
@@ -339,4 +338,3 @@ pub(crate) fn read(message: &Message<'_>) -> Option<Link> {
 fn flag(bits: libc::c_int) -> u32 {
     bits.cast_unsigned()
 }
-

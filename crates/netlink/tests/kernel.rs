@@ -1,5 +1,7 @@
 //! What this crate makes, as independent programs see it: `ip -j`, `bridge -j`, `nft -j`. In namespaces of their own.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, too")]
+
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -61,7 +63,13 @@ fn json(program: &str, args: &[&str]) -> Value {
 const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 fn bridge(socket: &mut Socket) -> u32 {
-    let new = NewBridge { name: "br0", mac: BRIDGE_MAC, mtu: Some(1400), vlan_filtering: false, alias: "oxbridge bridge br0" };
+    let new = NewBridge {
+        name: "br0",
+        mac: BRIDGE_MAC,
+        mtu: Some(1400),
+        vlan_filtering: false,
+        alias: "oxbridge bridge br0",
+    };
     link::create_bridge(socket, &new).unwrap()
 }
 
@@ -97,7 +105,10 @@ fn a_bridge_is_as_asked_for_and_keeps_its_address() {
         let ours = link::by_name(&mut socket, "br0").unwrap().unwrap();
         assert!(ours.is("bridge") && ours.is_up() && ours.mac == Some(BRIDGE_MAC) && !ours.is_promiscuous());
         assert_eq!(port.master, Some(ours.index));
-        let taken = link::create_bridge(&mut socket, &NewBridge { name: "br0", mac: BRIDGE_MAC, mtu: None, vlan_filtering: false, alias: "" });
+        let taken = link::create_bridge(
+            &mut socket,
+            &NewBridge { name: "br0", mac: BRIDGE_MAC, mtu: None, vlan_filtering: false, alias: "" },
+        );
         assert!(taken.unwrap_err().is(Errno::EEXIST));
     });
 }
@@ -141,10 +152,14 @@ fn a_monitor_sees_the_port_forward() {
         let host = pair(&mut socket, index, &pod);
         let mut monitor = Monitor::links().unwrap();
         inside(&pod, || link::set_up(&mut Socket::open(Protocol::Route).unwrap(), host.peer.unwrap()).unwrap());
-        let ready = monitor.wait(Instant::now() + Duration::from_secs(5), |e| e, || {
-            let link = link::by_index(&mut socket, host.index)?.ok_or(Errno::ENODEV)?;
-            Ok::<_, netlink::Error>((link.is_operational && link.port.is_some_and(|p| p.forwarding)).then_some(()))
-        });
+        let ready = monitor.wait(
+            Instant::now() + Duration::from_secs(5),
+            |e| e,
+            || {
+                let link = link::by_index(&mut socket, host.index)?.ok_or(Errno::ENODEV)?;
+                Ok::<_, netlink::Error>((link.is_operational && link.port.is_some_and(|p| p.forwarding)).then_some(()))
+            },
+        );
         assert_eq!(ready, Ok(Some(())));
         let deadline = Instant::now() + Duration::from_millis(20);
         assert_eq!(monitor.wait(deadline, |e| e, || Ok::<Option<()>, netlink::Error>(None)), Ok(None));
@@ -191,7 +206,10 @@ fn addresses_and_routes_carry_all_that_was_stated() {
             assert_eq!(routes[0]["metrics"][0]["advmss"], 1200);
         }
         let listed = addr::list(&mut socket, index).unwrap();
-        assert!(listed.iter().any(|a| a.ip == v4 && a.prefix == 24) && listed.iter().any(|a| a.ip == v6 && !a.is_tentative()));
+        assert!(
+            listed.iter().any(|a| a.ip == v4 && a.prefix == 24)
+                && listed.iter().any(|a| a.ip == v6 && !a.is_tentative())
+        );
         let found = route::list(&mut socket, false).unwrap();
         assert!(found.iter().any(|r| r.table == Some(1000) && r.mtu == Some(1300) && r.advmss == Some(1200)));
         assert!(addr::add(&mut socket, index, v4, 24, Dad::Skip).unwrap_err().is(Errno::EEXIST));
@@ -230,7 +248,14 @@ const TABLE: &str = "oxtest";
 
 fn ruleset(nft: &mut Nft) {
     let mut batch = Batch::new();
-    let (key, mut pair) = ({ let mut k = b"veth0".to_vec(); k.resize(16, 0); k }, Vec::new());
+    let (key, mut pair) = (
+        {
+            let mut k = b"veth0".to_vec();
+            k.resize(16, 0);
+            k
+        },
+        Vec::new(),
+    );
     pair.extend_from_slice(&key);
     pair.extend_from_slice(&[2, 0, 0, 0, 0, 9, 0, 0]);
     batch.add_table(Family::Ip, TABLE, "a test");
@@ -246,7 +271,14 @@ fn ruleset(nft: &mut Nft) {
     batch.add_rule(Family::Ip, TABLE, "subnet-10.1.0.0/16", "away", |r| {
         r.masked(Offset::IP_DESTINATION, &[255, 255, 0, 0], Comparison::NotEqual, &[10, 1, 0, 0]).masquerade();
     });
-    batch.add_verdict(Family::Ip, TABLE, "pods", &[10, 1, 0, 5], &Verdict::Goto("subnet-10.1.0.0/16".into()), "owner one");
+    batch.add_verdict(
+        Family::Ip,
+        TABLE,
+        "pods",
+        &[10, 1, 0, 5],
+        &Verdict::Goto("subnet-10.1.0.0/16".into()),
+        "owner one",
+    );
     batch.add_table(Family::Bridge, TABLE, "a test");
     batch.add_set(Family::Bridge, TABLE, "ports", SetType::InterfaceName);
     batch.add_set(Family::Bridge, TABLE, "allowed", SetType::InterfaceNameAndMac);
@@ -286,7 +318,8 @@ fn nft_prints_what_was_meant_and_reads_it_back() {
         }
         // What an administrator saves and loads again at boot is the same.
         let mut child = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-        std::io::Write::write_all(&mut child.stdin.take().unwrap(), format!("flush ruleset\n{text}").as_bytes()).unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), format!("flush ruleset\n{text}").as_bytes())
+            .unwrap();
         assert!(child.wait().unwrap().success());
         assert_eq!(listed(), text);
         let rules = nft.rules(Family::Ip, TABLE, None).unwrap();

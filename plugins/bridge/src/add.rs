@@ -31,9 +31,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     let attachment = call.attachment();
     let netns = NetNs::open(&call.env.netns).map_err(|e| Error::internal(e.to_string()))?;
     let mut host = open(Protocol::Route)?;
-    let mut pod = netns
-        .enter(|| open(Protocol::Route))
-        .map_err(|e| Error::internal(e.to_string()))??;
+    let mut pod = netns.enter(|| open(Protocol::Route)).map_err(|e| Error::internal(e.to_string()))??;
     veth::ensure_absent(&mut host, &mut pod, &attachment)?;
 
     let mut undo = Undo::new();
@@ -55,8 +53,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     step()?;
 
     let gateways = if plan.gateway { gateway::addresses(&result) } else { Vec::new() };
-    let (bridge, gateway_link, veth) =
-        connect(&mut host, &plan, &attachment, &netns, &gateways, mtu, &mut undo)?;
+    let (bridge, gateway_link, veth) = connect(&mut host, &plan, &attachment, &netns, &gateways, mtu, &mut undo)?;
     step()?;
     port::restrain(&mut host, &plan, &attachment, &bridge, &veth)?;
     install_rules(&plan, &attachment, &veth, &result, &mut undo)?;
@@ -190,8 +187,7 @@ fn install_rules(
     let mut skeletons: Vec<Box<dyn Skeleton>> = Vec::new();
     let mut elements: Vec<NewElement> = Vec::new();
     if let Some((families, backend)) = plan.masquerade {
-        let addresses: Vec<Cidr> =
-            result.ips.iter().map(|ip| ip.address).filter(|a| families.has(a.addr())).collect();
+        let addresses: Vec<Cidr> = result.ips.iter().map(|ip| ip.address).filter(|a| families.has(a.addr())).collect();
         match backend {
             MasqueradeBackend::Nftables => {
                 for address in &addresses {
@@ -240,11 +236,8 @@ fn describe(
 ) -> Result<(), Error> {
     let mac_text = |mac: Option<link::Mac>| mac.map(host::mac::format).unwrap_or_default();
     // A bridge that we did not make may take its address from its ports, of which it has a new one.
-    let bridge_mac = if bridge.is_ours {
-        bridge.mac
-    } else {
-        bridge::get(host, &bridge.name)?.map_or(bridge.mac, |link| link.mac)
-    };
+    let bridge_mac =
+        if bridge.is_ours { bridge.mac } else { bridge::get(host, &bridge.name)?.map_or(bridge.mac, |link| link.mac) };
     let interface = |name: &str, mac: String, sandbox: &str| Interface {
         name: name.to_owned(),
         mac,

@@ -45,12 +45,7 @@ pub(crate) fn wanted_mtu(socket: &mut Socket, mtu: Mtu) -> Result<Option<u32>, E
 }
 
 /// Makes sure that the bridge is there and as the plan wants it.
-pub(crate) fn ensure(
-    socket: &mut Socket,
-    plan: &Plan,
-    mtu: Option<u32>,
-    undo: &mut Undo<'_>,
-) -> Result<Bridge, Error> {
+pub(crate) fn ensure(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, undo: &mut Undo<'_>) -> Result<Bridge, Error> {
     if let Some(link) = get(socket, &plan.bridge)? {
         return reconcile(socket, plan, mtu, &link);
     }

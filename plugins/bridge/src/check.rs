@@ -51,7 +51,8 @@ fn check_bridge(host: &mut Socket, plan: &Plan, previous: &AddResult) -> Result<
     let Some(entry) = previous.interfaces.iter().find(|i| i.name == *name && i.sandbox.is_empty()) else {
         return Err(differs("prevResult", "no bridge", &format!("bridge \"{name}\"")));
     };
-    let link = bridge::get(host, name)?.ok_or_else(|| differs(&format!("bridge \"{name}\""), "no such link", "the bridge"))?;
+    let link =
+        bridge::get(host, name)?.ok_or_else(|| differs(&format!("bridge \"{name}\""), "no such link", "the bridge"))?;
     let mac = link.mac.map(host::mac::format).unwrap_or_default();
     if !entry.mac.is_empty() && !mac.eq_ignore_ascii_case(&entry.mac) {
         eprintln!("bridge: CHECK: the MAC address of \"{name}\" is {mac}, after ADD it was {}", entry.mac);
@@ -71,7 +72,11 @@ fn check_bridge(host: &mut Socket, plan: &Plan, previous: &AddResult) -> Result<
 /// The result's entry for the pod's end; sandboxes are compared as namespaces where their texts differ.
 fn pod_entry<'a>(previous: &'a AddResult, call: &Call, netns: &NetNs) -> Result<&'a Interface, Error> {
     previous.interfaces.iter().find(|i| is_pod_end(i, call, netns)).ok_or_else(|| {
-        differs("prevResult", "no such interface", &format!("\"{}\" in sandbox \"{}\"", call.env.ifname, call.env.netns))
+        differs(
+            "prevResult",
+            "no such interface",
+            &format!("\"{}\" in sandbox \"{}\"", call.env.ifname, call.env.netns),
+        )
     })
 }
 
@@ -205,11 +210,7 @@ fn check_routes(pod: &mut Socket, link: &Link, previous: &AddResult) -> Result<(
         // What later plugins of the chain may have moved elsewhere is not compared.
         expected.dst = wanted.dst.network().addr();
         if !found.iter().any(|f| is_route(f, &expected)) {
-            return Err(differs(
-                "container routes",
-                &format!("none to {}", wanted.dst),
-                &pod::describe(&expected),
-            ));
+            return Err(differs("container routes", &format!("none to {}", wanted.dst), &pod::describe(&expected)));
         }
     }
     Ok(())
@@ -234,9 +235,9 @@ fn check_gateways(host: &mut Socket, plan: &Plan, bridge: &Link, ips: &[IpConfig
         None => bridge.clone(),
         Some(vlan) => {
             let name = format!("{}.{vlan}", bridge.name);
-            link::by_name(host, &name)
-                .map_err(|e| asking(&name, &e))?
-                .ok_or_else(|| differs(&format!("gateway port \"{name}\""), "no such link", "the gateway of the VLAN"))?
+            link::by_name(host, &name).map_err(|e| asking(&name, &e))?.ok_or_else(|| {
+                differs(&format!("gateway port \"{name}\""), "no such link", "the gateway of the VLAN")
+            })?
         }
     };
     let what = format!("addresses of \"{}\"", link.name);
@@ -254,13 +255,7 @@ fn check_gateways(host: &mut Socket, plan: &Plan, bridge: &Link, ips: &[IpConfig
     Ok(())
 }
 
-fn check_rules(
-    plan: &Plan,
-    attachment: &Attachment,
-    port: &Link,
-    pod: &Link,
-    ips: &[IpConfig],
-) -> Result<(), Error> {
+fn check_rules(plan: &Plan, attachment: &Attachment, port: &Link, pod: &Link, ips: &[IpConfig]) -> Result<(), Error> {
     let asked = |e: netlink::Error| asking("nf_tables", &e);
     let mut nft = Nft::open().map_err(asked)?;
     if let Some((families, backend)) = plan.masquerade {

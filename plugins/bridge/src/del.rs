@@ -22,12 +22,15 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
     let previous = call.prev_result().ok().flatten();
     let mut errors = Vec::new();
 
-    let mut host = Socket::open(Protocol::Route)
-        .map_err(|e| Error::internal(format!("failed to open a netlink socket: {e}")))?;
+    let mut host =
+        Socket::open(Protocol::Route).map_err(|e| Error::internal(format!("failed to open a netlink socket: {e}")))?;
     let found = match find(&mut host, call, &attachment, &bridge, previous.as_ref()) {
         Ok(found) => found,
         Err(error) => {
-            errors.push(Error::internal(format!("failed to look for the host link of \"{}\": {error}", attachment.ifname)));
+            errors.push(Error::internal(format!(
+                "failed to look for the host link of \"{}\": {error}",
+                attachment.ifname
+            )));
             Found::default()
         }
     };
@@ -169,6 +172,7 @@ pub(crate) fn first(errors: Vec<Error>) -> Result<(), Error> {
     if others.is_empty() {
         return Err(first);
     }
-    let details = [first.details.clone()].into_iter().filter(|d| !d.is_empty()).chain(others).collect::<Vec<_>>().join("; ");
+    let details =
+        [first.details.clone()].into_iter().filter(|d| !d.is_empty()).chain(others).collect::<Vec<_>>().join("; ");
     Err(first.with_details(details))
 }

@@ -22,7 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// whoever holds it.
 pub(crate) fn lock(bridge: &str) -> Result<Lock, Error> {
     Lock::exclusive(Path::new("/proc/thread-self/ns/net"), 0, PATIENCE).map_err(|e| {
-        Error::new(cni::code::TRY_AGAIN, format!("waiting for another plugin call to finish with bridge \"{bridge}\": {e}"))
+        Error::new(
+            cni::code::TRY_AGAIN,
+            format!("waiting for another plugin call to finish with bridge \"{bridge}\": {e}"),
+        )
     })
 }
 

@@ -16,11 +16,14 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
         let alive: HashSet<String> = valid
             .into_iter()
             .map(|v| {
-                Attachment { network: call.network.clone(), container_id: v.container_id, ifname: v.ifname }.identity_hex()
+                Attachment { network: call.network.clone(), container_id: v.container_id, ifname: v.ifname }
+                    .identity_hex()
             })
             .collect();
         errors.extend(remove_rules(call, &alive).err());
-        errors.extend(remove_links(call, &alive).err().map(|e| Error::internal(format!("failed to remove stale links: {e}"))));
+        errors.extend(
+            remove_links(call, &alive).err().map(|e| Error::internal(format!("failed to remove stale links: {e}"))),
+        );
     }
     // The addresses last: none is free while a pod can still use it.
     if let Some(ipam) = call.text(&["ipam", "type"]).filter(|t| !t.is_empty()) {

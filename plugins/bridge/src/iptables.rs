@@ -24,8 +24,7 @@ pub(crate) fn chain(attachment: &Attachment) -> String {
 /// Masquerades what the addresses send out of their subnets.
 pub(crate) fn install(attachment: &Attachment, addresses: &[Cidr], undo: &mut Undo<'_>) -> Result<(), Error> {
     for family in [Family::Ip, Family::Ip6] {
-        let of_family: Vec<Cidr> =
-            addresses.iter().copied().filter(|a| Family::of(a.addr()) == family).collect();
+        let of_family: Vec<Cidr> = addresses.iter().copied().filter(|a| Family::of(a.addr()) == family).collect();
         if of_family.is_empty() {
             continue;
         }
@@ -133,16 +132,18 @@ fn has_chain(family: Family, attachment: &Attachment) -> Result<bool, Error> {
 
 /// x_tables lists the tables that were ever used in this namespace; nf_tables has none there.
 fn uses_xtables(family: Family) -> bool {
-    let path = if family == Family::Ip { "/proc/thread-self/net/ip_tables_names" } else { "/proc/thread-self/net/ip6_tables_names" };
+    let path = if family == Family::Ip {
+        "/proc/thread-self/net/ip_tables_names"
+    } else {
+        "/proc/thread-self/net/ip6_tables_names"
+    };
     std::fs::read_to_string(path).is_ok_and(|names| names.lines().any(|name| name == TABLE))
 }
 
 fn addition(attachment: &Attachment, addresses: &[Cidr], chain_exists: bool) -> String {
     let chain = chain(attachment);
-    let comment = format!(
-        r#"-m comment --comment "name: \"{}\" id: \"{}\"""#,
-        attachment.network, attachment.container_id
-    );
+    let comment =
+        format!(r#"-m comment --comment "name: \"{}\" id: \"{}\"""#, attachment.network, attachment.container_id);
     let multicast = if addresses.iter().all(Cidr::is_ipv4) { "224.0.0.0/4" } else { "ff00::/8" };
     let mut lines = vec![format!("*{TABLE}")];
     if !chain_exists {
@@ -166,10 +167,8 @@ fn removal(saved: &str, chain: &str, addresses: &[IpAddr]) -> Option<String> {
     if !saved.lines().any(|l| l.starts_with(&format!(":{chain} "))) {
         return None;
     }
-    let jumps: Vec<&str> = saved
-        .lines()
-        .filter(|l| l.starts_with("-A POSTROUTING ") && l.ends_with(&format!("-j {chain}")))
-        .collect();
+    let jumps: Vec<&str> =
+        saved.lines().filter(|l| l.starts_with("-A POSTROUTING ") && l.ends_with(&format!("-j {chain}"))).collect();
     let is_ours = |line: &str| addresses.is_empty() || addresses.iter().any(|a| line.contains(&format!(" -s {a}/")));
     let mut lines = vec![format!("*{TABLE}")];
     lines.extend(jumps.iter().filter(|l| is_ours(l)).map(|l| l.replacen("-A ", "-D ", 1)));
@@ -182,12 +181,17 @@ fn removal(saved: &str, chain: &str, addresses: &[IpAddr]) -> Option<String> {
 }
 
 fn restore(family: Family, script: &str) -> Result<(), Error> {
-    process::run(program(family, "-restore"), &["--noflush", "--wait", "10"], script.as_bytes(), PATIENCE + PATIENCE / 2)
-        .map(drop)
-        .map_err(|e| {
-            Error::internal(format!("failed to change the iptables rules: {e}"))
-                .with_details("ipMasqBackend \"nftables\" (the default) needs no program")
-        })
+    process::run(
+        program(family, "-restore"),
+        &["--noflush", "--wait", "10"],
+        script.as_bytes(),
+        PATIENCE + PATIENCE / 2,
+    )
+    .map(drop)
+    .map_err(|e| {
+        Error::internal(format!("failed to change the iptables rules: {e}"))
+            .with_details("ipMasqBackend \"nftables\" (the default) needs no program")
+    })
 }
 
 fn save(family: Family) -> Result<String, Error> {
@@ -221,7 +225,8 @@ mod tests {
 
     #[test]
     fn every_subnet_is_exempt_before_anything_is_masqueraded() {
-        let script = addition(&attachment(), &["10.88.0.2/24".parse().unwrap(), "10.99.0.2/24".parse().unwrap()], false);
+        let script =
+            addition(&attachment(), &["10.88.0.2/24".parse().unwrap(), "10.99.0.2/24".parse().unwrap()], false);
         assert_eq!(
             script,
             r#"*nat

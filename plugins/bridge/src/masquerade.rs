@@ -107,7 +107,9 @@ pub(crate) fn bytes(ip: IpAddr) -> Vec<u8> {
 fn mask(subnet: Cidr) -> Vec<u8> {
     let len = if subnet.is_ipv4() { 4 } else { 16 };
     let prefix = usize::from(subnet.prefix());
-    (0..len).map(|byte| u8::try_from(0xff00_u16 >> prefix.saturating_sub(byte * 8).min(8) & 0xff).unwrap_or(0)).collect()
+    (0..len)
+        .map(|byte| u8::try_from(0xff00_u16 >> prefix.saturating_sub(byte * 8).min(8) & 0xff).unwrap_or(0))
+        .collect()
 }
 
 #[cfg(test)]

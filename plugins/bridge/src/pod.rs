@@ -76,8 +76,7 @@ pub(crate) fn configure(pod: &mut Socket, plan: &Plan, veth: &Veth, result: &Add
 
 /// Sets the link up without addresses (layer 2).
 pub(crate) fn set_up(pod: &mut Socket, veth: &Veth) -> Result<(), Error> {
-    link::set_up(pod, veth.pod)
-        .map_err(|e| Error::internal(format!("failed to set the container's link up: {e}")))
+    link::set_up(pod, veth.pod).map_err(|e| Error::internal(format!("failed to set the container's link up: {e}")))
 }
 
 /// Waits until no address is tentative: those that duplicate address detection looks at (`enabledad`), and the
@@ -94,7 +93,9 @@ pub(crate) fn settle(netns: &NetNs, pod: &mut Socket, veth: &Veth) -> Result<(),
                 "failed to settle addresses: {}/{} is used by another host (DADFAILED)",
                 duplicate.ip, duplicate.prefix
             ))
-            .with_details("find the other user of the address: it answered duplicate address detection on this bridge"));
+            .with_details(
+                "find the other user of the address: it answered duplicate address detection on this bridge",
+            ));
         }
         Ok((!addresses.iter().any(addr::Address::is_tentative)).then_some(()))
     };
@@ -104,11 +105,10 @@ pub(crate) fn settle(netns: &NetNs, pod: &mut Socket, veth: &Veth) -> Result<(),
     let mut monitor =
         netns.enter(Monitor::v6_addresses).map_err(|e| Error::internal(e.to_string()))?.map_err(failed)?;
     monitor.wait(Instant::now() + DAD_PATIENCE, failed, is_settled)?.ok_or_else(|| {
-        Error::new(
-            cni::code::TRY_AGAIN,
-            format!("failed to settle addresses: still tentative after {DAD_PATIENCE:?}"),
-        )
-        .with_details("duplicate address detection has not ended; see dad_transmits and retrans_time_ms of the link")
+        Error::new(cni::code::TRY_AGAIN, format!("failed to settle addresses: still tentative after {DAD_PATIENCE:?}"))
+            .with_details(
+                "duplicate address detection has not ended; see dad_transmits and retrans_time_ms of the link",
+            )
     })
 }
 
@@ -127,9 +127,8 @@ pub(crate) fn planned_route(route: &cni::Route, result: &AddResult, link: u32) -
     let is_v4 = route.dst.is_ipv4();
     let first_gateway = result.ips.iter().filter_map(|ip| ip.gateway).find(|g| g.is_ipv4() == is_v4);
     let number = |name: &str, value: i64| {
-        u32::try_from(value).map_err(|_| {
-            Error::internal(format!("route to {}: {name} {value} is out of range", route.dst))
-        })
+        u32::try_from(value)
+            .map_err(|_| Error::internal(format!("route to {}: {name} {value} is out of range", route.dst)))
     };
     let stated = |name, value| if value == 0 { Ok(None) } else { number(name, value).map(Some) };
     Ok(Route {
@@ -140,7 +139,10 @@ pub(crate) fn planned_route(route: &cni::Route, result: &AddResult, link: u32) -
         table: route.table.map(|t| number("table", t)).transpose()?,
         scope: route
             .scope
-            .map(|s| u8::try_from(s).map_err(|_| Error::internal(format!("route to {}: scope {s} is out of range", route.dst))))
+            .map(|s| {
+                u8::try_from(s)
+                    .map_err(|_| Error::internal(format!("route to {}: scope {s} is out of range", route.dst)))
+            })
             .transpose()?,
         priority: stated("priority", route.priority)?,
         mtu: stated("mtu", route.mtu)?,
@@ -174,14 +176,17 @@ fn hint(error: &netlink::Error) -> &'static str {
     match error.errno {
         Errno::ENETUNREACH | Errno::EHOSTUNREACH => "the gateway is in none of the container's subnets",
         Errno::EEXIST => "it is stated twice, or the container's namespace had it before",
-        Errno::EINVAL => "a destination must not have bits behind its prefix, and the gateway must be another's address",
+        Errno::EINVAL => {
+            "a destination must not have bits behind its prefix, and the gateway must be another's address"
+        }
         _ => "",
     }
 }
 
 fn no_ipv6() -> Error {
-    Error::internal("IPAM gave an IPv6 address, but the kernel has no IPv6")
-        .with_details("the kernel was built or booted without IPv6 (ipv6.disable=1): remove the IPv6 ranges from the config")
+    Error::internal("IPAM gave an IPv6 address, but the kernel has no IPv6").with_details(
+        "the kernel was built or booted without IPv6 (ipv6.disable=1): remove the IPv6 ranges from the config",
+    )
 }
 
 /// Whether this is the default destination of its family.

@@ -36,7 +36,8 @@ pub(crate) fn is_masqueraded(nft: &mut Nft, attachment: &Attachment) -> Result<b
 
 /// Whether the reference's rules check this attachment's MAC address.
 pub(crate) fn is_mac_checked(nft: &mut Nft, attachment: &Attachment) -> Result<bool> {
-    Ok(!spoof_rules(nft, attachment)?.is_empty() && nft.has_chain(Family::Bridge, SPOOF_TABLE, &spoof_chain(attachment))?)
+    Ok(!spoof_rules(nft, attachment)?.is_empty()
+        && nft.has_chain(Family::Bridge, SPOOF_TABLE, &spoof_chain(attachment))?)
 }
 
 /// Handles of the attachment's masquerading rules.

@@ -70,8 +70,7 @@ pub(crate) fn install(
             last = Some((family, rules));
         }
         // Without anything to decide on what was read, others' commits do not matter.
-        let mut batch =
-            if missing.is_empty() && !replace { Batch::new() } else { Batch::if_generation(generation) };
+        let mut batch = if missing.is_empty() && !replace { Batch::new() } else { Batch::if_generation(generation) };
         for (skeleton, rules) in missing {
             batch.add_table(skeleton.family(), TABLE, TABLE_COMMENT);
             skeleton.push(&mut batch, &rules);

@@ -51,10 +51,7 @@ impl Skeleton for Filter {
         batch.add_chain(Family::Bridge, TABLE, CHAIN, Some(Hook::BRIDGE_INPUT));
         clear(batch, Family::Bridge, CHAIN, rules);
         batch.add_rule(Family::Bridge, TABLE, CHAIN, COMMENT, |rule| {
-            rule.input_in(PORTS)
-                .input_and_part_not_in(Offset::ETHER_SOURCE, ALLOWED)
-                .counter()
-                .verdict(&Verdict::Drop);
+            rule.input_in(PORTS).input_and_part_not_in(Offset::ETHER_SOURCE, ALLOWED).counter().verdict(&Verdict::Drop);
         });
     }
 }

@@ -19,8 +19,11 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
     };
     if native || plan.check_mac {
         Nft::open().and_then(|mut nft| nft.generation()).map_err(|e| {
-            Error::new(code::NOT_AVAILABLE, format!("ipMasq and macspoofchk need nf_tables, which the kernel refuses: {e}"))
-                .with_details("load the module nf_tables, or set ipMasqBackend to \"iptables\"")
+            Error::new(
+                code::NOT_AVAILABLE,
+                format!("ipMasq and macspoofchk need nf_tables, which the kernel refuses: {e}"),
+            )
+            .with_details("load the module nf_tables, or set ipMasqBackend to \"iptables\"")
         })?;
     }
     if let Some(families) = by_program {

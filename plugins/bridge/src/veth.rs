@@ -45,17 +45,12 @@ pub(crate) fn find(socket: &mut Socket, attachment: &Attachment) -> netlink::Res
 
 /// Whether a link is the host end of this attachment.
 pub(crate) fn is_host_end(link: &Link, attachment: &Attachment) -> bool {
-    link.is("veth")
-        && (link.mac == Some(attachment.host_mac()) || link.alias.as_deref() == Some(&attachment.alias()))
+    link.is("veth") && (link.mac == Some(attachment.host_mac()) || link.alias.as_deref() == Some(&attachment.alias()))
 }
 
 /// Refuses an attachment that exists already, before anything is done: the name taken in the pod, or the host end
 /// there. One whose namespace is being dismantled is waited for.
-pub(crate) fn ensure_absent(
-    socket: &mut Socket,
-    pod: &mut Socket,
-    attachment: &Attachment,
-) -> Result<(), Error> {
+pub(crate) fn ensure_absent(socket: &mut Socket, pod: &mut Socket, attachment: &Attachment) -> Result<(), Error> {
     let ifname = &attachment.ifname;
     let failed = |e: netlink::Error| Error::internal(format!("failed to look for \"{ifname}\": {e}"));
     if link::by_name(pod, ifname).map_err(failed)?.is_some() {
@@ -185,5 +180,7 @@ pub(crate) fn ensure_gateway_port(
 
 fn taken(ifname: &str) -> Error {
     Error::internal(format!("container veth name (\"{ifname}\") already exists in the container's namespace"))
-        .with_details("the container is attached already (nothing was changed), or CNI_IFNAME is another interface's name")
+        .with_details(
+            "the container is attached already (nothing was changed), or CNI_IFNAME is another interface's name",
+        )
 }

@@ -66,7 +66,8 @@ fn union(items: &[TrunkItem]) -> Result<Vec<VlanRange>, String> {
     let mut ranges = Vec::new();
     for item in items {
         let checked = |name, value: i64| {
-            id(value).ok_or_else(|| format!("incorrect trunk {name} parameter {value} (must be between 1 and {MAX_ID})"))
+            id(value)
+                .ok_or_else(|| format!("incorrect trunk {name} parameter {value} (must be between 1 and {MAX_ID})"))
         };
         match (item.min_id, item.max_id) {
             (Some(min), Some(max)) => {
@@ -106,7 +107,8 @@ mod tests {
 
     #[test]
     fn trunks_are_the_union_of_their_items() {
-        let items = [item(Some(100), Some(110), Some(5)), item(Some(105), Some(120), None), item(None, None, Some(121))];
+        let items =
+            [item(Some(100), Some(110), Some(5)), item(Some(105), Some(120), None), item(None, None, Some(121))];
         let vlans = Vlans::new(0, Some(&items), false).unwrap();
         assert_eq!(vlans.trunk, [VlanRange::tagged(5, 5), VlanRange::tagged(100, 121)]);
         assert_eq!(vlans.wanted()[0], VlanRange::access(1));

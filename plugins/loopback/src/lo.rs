@@ -28,8 +28,11 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     }
     let addresses = addr::list(&mut socket, link.index).map_err(|e| failed("list the addresses of \"lo\"", &e))?;
     if let Some(foreign) = addresses.iter().find(|a| !a.ip.is_loopback()) {
-        return Err(Error::internal(format!("loopback interface has a non-loopback address: {}/{}", foreign.ip, foreign.prefix))
-            .with_details("another program put it there; remove it, or start the pod in a fresh namespace"));
+        return Err(Error::internal(format!(
+            "loopback interface has a non-loopback address: {}/{}",
+            foreign.ip, foreign.prefix
+        ))
+        .with_details("another program put it there; remove it, or start the pod in a fresh namespace"));
     }
     // Later in a chain the result of the plugins before is passed on.
     call.reply(&previous.unwrap_or_else(|| describe(call, &link, &addresses)))?;
@@ -48,7 +51,9 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
     }
     let mut socket = match netns.enter(|| Socket::open(Protocol::Route)) {
         Err(netns::Error::NotANamespace { .. }) => return Ok(()),
-        socket => socket.map_err(|e| Error::internal(e.to_string()))?.map_err(|e| failed("open a netlink socket", &e))?,
+        socket => {
+            socket.map_err(|e| Error::internal(e.to_string()))?.map_err(|e| failed("open a netlink socket", &e))?
+        }
     };
     let Some(link) = link::by_name(&mut socket, NAME).map_err(|e| failed("look for \"lo\"", &e))? else {
         return Ok(());
@@ -91,9 +96,10 @@ fn lo(socket: &mut Socket) -> Result<Link, Error> {
 /// The first address of each family.
 fn describe(call: &Call, link: &Link, addresses: &[Address]) -> AddResult {
     let first = |v4: bool| addresses.iter().find(|a| matches!(a.ip, IpAddr::V4(_)) == v4);
-    let ips = [first(true), first(false)].into_iter().flatten().filter_map(|a| {
-        Some(IpConfig { interface: Some(0), address: Cidr::new(a.ip, a.prefix)?, gateway: None })
-    });
+    let ips = [first(true), first(false)]
+        .into_iter()
+        .flatten()
+        .filter_map(|a| Some(IpConfig { interface: Some(0), address: Cidr::new(a.ip, a.prefix)?, gateway: None }));
     AddResult {
         interfaces: vec![Interface {
             name: NAME.to_owned(),

@@ -1,6 +1,8 @@
 //! The expressions of a rule.
 
-use super::uapi::{NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE};
+use super::uapi::{
+    NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE,
+};
 use crate::wire::Writer;
 
 const REG_VERDICT: u32 = 0;
