@@ -216,6 +216,10 @@ mod tests {
         assert_eq!(call.text(&["bridge"]), None);
         assert_eq!(call.text(&["ipam", "type", "more"]), None);
         assert_eq!(call.text(&["nothing"]), None);
+        // Whatever `config` would see, this sees too.
+        let call = self::call(r#"{"name":"n","ipam":{"type":"a","x":{}},"IPAM":{"x":1,"type":null},"ipam":null}"#);
+        assert_eq!(call.text(&["ipam", "type"]).as_deref(), Some("a"));
+        assert_eq!(call.text(&["ipam"]), None);
     }
 
     #[test]

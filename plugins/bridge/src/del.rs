@@ -34,29 +34,29 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
             Found::default()
         }
     };
-    if let Some(link) = found.link.as_ref().filter(|l| l.master.is_some()) {
-        if let Err(error) = link::clear_master(&mut host, link.index) {
-            // Deleting the link will do it, too.
-            eprintln!("bridge: failed to take \"{}\" off its bridge: {error}", link.name);
-        }
+    if let Some(link) = found.link.as_ref().filter(|l| l.master.is_some())
+        && let Err(error) = link::clear_master(&mut host, link.index)
+    {
+        // Deleting the link will do it, too.
+        eprintln!("bridge: failed to take \"{}\" off its bridge: {error}", link.name);
     }
     let addresses = known_addresses(&attachment, previous.as_ref(), found.addresses);
     // Kept open: closing it waits for a grace period, which then runs beside that of the link's deletion.
     let nft = remove_rules(&attachment, &addresses, &mut errors);
-    if let Some(link) = found.link {
-        if let Err(error) = link::delete(&mut host, link.index) {
-            errors.push(Error::internal(format!("failed to delete \"{}\": {error}", link.name)));
-        }
+    if let Some(link) = found.link
+        && let Err(error) = link::delete(&mut host, link.index)
+    {
+        errors.push(Error::internal(format!("failed to delete \"{}\": {error}", link.name)));
     }
     drop(nft);
     if let Err(error) = iptables::remove_from_xtables(&attachment, &addresses) {
         errors.push(error);
     }
-    if let Some(ipam) = call.text(&["ipam", "type"]).filter(|t| !t.is_empty()) {
-        if let Err(error) = delegate::run(call, &ipam, "DEL", &[MADE_BY]) {
-            // The delegate's own error is what the reference passes on.
-            errors.insert(0, error);
-        }
+    if let Some(ipam) = call.text(&["ipam", "type"]).filter(|t| !t.is_empty())
+        && let Err(error) = delegate::run(call, &ipam, "DEL", &[MADE_BY])
+    {
+        // The delegate's own error is what the reference passes on.
+        errors.insert(0, error);
     }
     first(errors)
 }

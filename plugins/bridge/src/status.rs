@@ -26,10 +26,10 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
             .with_details("load the module nf_tables, or set ipMasqBackend to \"iptables\"")
         })?;
     }
-    if let Some(families) = by_program {
-        if families.v4 {
-            iptables::is_usable(Family::Ip)?;
-        }
+    if let Some(families) = by_program
+        && families.v4
+    {
+        iptables::is_usable(Family::Ip)?;
     }
     match &plan.ipam {
         // Missing or failing: pods cannot start.

@@ -108,6 +108,11 @@ impl Running {
             })
     }
 
+    #[cfg(test)]
+    pub(super) fn set_timeout(&mut self, timeout: Duration) {
+        self.deadline = Instant::now() + timeout;
+    }
+
     fn finish(&mut self) -> Result<ExitStatus, Error> {
         self.done = true;
         let end = self.pump(self.deadline);
