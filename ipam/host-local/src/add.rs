@@ -1,0 +1,42 @@
+//! ADD: one address from each range set, all under one hold of the lock, or none.
+
+use cni::{AddResult, Call, Cidr, Error, IpConfig};
+
+use crate::config::{self, Plan};
+use crate::liveness::Present;
+use crate::resolvconf;
+use crate::store::Store;
+use crate::transaction::{Request, Transaction};
+
+pub(crate) fn add(call: &Call) -> Result<(), Error> {
+    host::signal::install();
+    let plan = Plan::new(call)?;
+    let dns = plan.resolv_conf.as_deref().map(resolvconf::read).transpose()?;
+    let request = Request {
+        attachment: call.attachment(),
+        requested: plan.assign()?,
+        present: Present::look(&call.env.netns),
+        pod: config::pod(&call.env.args),
+        plugin: std::env::var("OXBRIDGE_PLUGIN").ok().filter(|name| !name.is_empty() && name.len() <= 64),
+    };
+    let store = Store::new(&plan.data_dir, &call.network).map_err(crate::failed)?;
+    let mut transaction = Transaction::begin(&store, &request)?;
+    let ips = transaction.allocate(&plan.sets)?;
+    transaction.unlock();
+    crate::interrupted()?;
+
+    let result = AddResult {
+        ips: plan.sets.iter().zip(&ips).filter_map(|(set, ip)| ip_config(set.range_of(*ip)?, *ip)).collect(),
+        routes: plan.routes,
+        dns: dns.unwrap_or_default(),
+        ..AddResult::default()
+    };
+    call.reply(&result)?;
+    transaction.commit();
+    Ok(())
+}
+
+fn ip_config(range: &crate::range::Range, ip: std::net::IpAddr) -> Option<IpConfig> {
+    let address = Cidr::new(ip, range.subnet.prefix())?;
+    Some(IpConfig { interface: None, address, gateway: Some(range.gateway) })
+}

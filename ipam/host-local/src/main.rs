@@ -1,0 +1,67 @@
+//! host-local: gives attachments addresses from ranges of this host, kept in files of this host.
+
+#![forbid(unsafe_code)]
+
+mod add;
+mod allocator;
+mod check;
+mod config;
+mod del;
+mod gc;
+mod liveness;
+mod range;
+mod resolvconf;
+mod status;
+mod store;
+mod time;
+mod transaction;
+
+use std::process::ExitCode;
+
+use cni::{Call, Error, code};
+
+struct HostLocal;
+
+impl cni::Plugin for HostLocal {
+    const NAME: &'static str = "host-local";
+
+    fn add(&self, call: &Call) -> Result<(), Error> {
+        add::add(call)
+    }
+
+    fn del(&self, call: &Call) -> Result<(), Error> {
+        del::del(call)
+    }
+
+    fn check(&self, call: &Call) -> Result<(), Error> {
+        check::check(call)
+    }
+
+    fn gc(&self, call: &Call) -> Result<(), Error> {
+        gc::gc(call)
+    }
+
+    fn status(&self, call: &Call) -> Result<(), Error> {
+        status::status(call)
+    }
+}
+
+fn main() -> ExitCode {
+    cni::main(HostLocal)
+}
+
+/// The store's errors as the runtime gets them: a held lock can be tried again.
+fn failed(error: store::Error) -> Error {
+    use host::lock;
+    let code = match &error {
+        store::Error::Lock(lock::Error::Timeout { .. }) => code::TRY_AGAIN,
+        _ => code::INTERNAL,
+    };
+    Error::new(code, error.to_string())
+}
+
+/// An error once a signal asks to stop.
+fn interrupted() -> Result<(), Error> {
+    host::signal::pending()
+        .map_or(Ok(()), |signal| Err(Error::internal(format!("interrupted by {signal}, everything undone"))))
+}

@@ -1,0 +1,90 @@
+//! STATUS: whether an ADD could work, found out without leaving anything behind.
+//!
+//! A full pool is no failure: a node with all its pods running would be emptied for it.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use cni::{Call, Error, code};
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, access};
+
+use crate::config::Plan;
+use crate::store::Store;
+
+pub(crate) fn status(call: &Call) -> Result<(), Error> {
+    let not_available = |msg: String| Error::new(code::NOT_AVAILABLE, msg);
+    let plan = Plan::new(call).map_err(|e| not_available(e.msg).with_details(e.details))?;
+    if let Some(path) = &plan.resolv_conf {
+        File::open(path).map_err(|e| not_available(format!("cannot read resolvConf {}: {e}", path.display())))?;
+    }
+    let store = Store::new(&plan.data_dir, &call.network).map_err(|e| not_available(e.to_string()))?;
+    probe(&store).map_err(|(msg, advice)| not_available(msg).with_details(advice))
+}
+
+/// An error is what is wrong, and what the operator can do.
+fn probe(store: &Store) -> Result<(), (String, String)> {
+    for folder in [store.folder(), store.own_folder()] {
+        writable(folder)?;
+    }
+    let lock = store.lock_path();
+    match File::open(&lock) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err((
+            format!("cannot open the lock {}: {error}", lock.display()),
+            "check its type and its permissions".to_owned(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Whether files can be made in the folder, or, where it does not exist, in the nearest of its parents that does.
+fn writable(folder: &Path) -> Result<(), (String, String)> {
+    let there = folder.ancestors().find(|path| fs::symlink_metadata(path).is_ok()).unwrap_or_else(|| Path::new("."));
+    let shown = there.display();
+    let problem = |what: String, advice: &str| {
+        Err((format!("no address can be reserved in {}: {what}", folder.display()), advice.to_owned()))
+    };
+    if !there.is_dir() {
+        return problem(format!("{shown} is not a folder"), "remove it, or set another ipam.dataDir");
+    }
+    if let Err(errno) = access(there, AccessFlags::W_OK | AccessFlags::X_OK) {
+        return problem(
+            format!("{shown} is not writable: {}", errno.desc()),
+            "remount it, or set another ipam.dataDir",
+        );
+    }
+    match statvfs(there) {
+        Ok(fs) if fs.blocks_available() == 0 && fs.blocks() > 0 => {
+            problem(format!("the file system of {shown} is full"), "free some space")
+        }
+        Ok(fs) if fs.files_available() == 0 && fs.files() > 0 => {
+            problem(format!("the file system of {shown} has no inodes left"), "remove files from it")
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_makes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(&dir.path().join("a/b"), "n").unwrap();
+        probe(&store).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        drop(store.lock().unwrap());
+        probe(&store).unwrap();
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        let (msg, _) = probe(&Store::new(&dir.path().join("file"), "n").unwrap()).unwrap_err();
+        assert!(msg.contains("file is not a folder"), "{msg}");
+        let (msg, _) = probe(&Store::new(Path::new("/proc/self"), "n").unwrap()).unwrap_err();
+        assert!(msg.contains("/proc/self"), "{msg}");
+    }
+}
