@@ -50,11 +50,18 @@ impl Cidr {
 
     /// All addresses of this one's family: the destination of a default route.
     pub fn whole_family(addr: IpAddr) -> Self {
-        const V4: Option<Ipv4Network> = Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 0);
-        const V6: Option<Ipv6Network> = Ipv6Network::new_checked(Ipv6Addr::UNSPECIFIED, 0);
+        // Decided by the compiler.
+        const V4: Ipv4Network = match Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 0) {
+            Some(network) => network,
+            None => panic!("0 is no prefix length"),
+        };
+        const V6: Ipv6Network = match Ipv6Network::new_checked(Ipv6Addr::UNSPECIFIED, 0) {
+            Some(network) => network,
+            None => panic!("0 is no prefix length"),
+        };
         match addr.to_canonical() {
-            IpAddr::V4(_) => Self(IpNetwork::V4(const { V4.unwrap() })),
-            IpAddr::V6(_) => Self(IpNetwork::V6(const { V6.unwrap() })),
+            IpAddr::V4(_) => Self(IpNetwork::V4(V4)),
+            IpAddr::V6(_) => Self(IpNetwork::V6(V6)),
         }
     }
 

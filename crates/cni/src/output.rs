@@ -45,6 +45,11 @@ pub(crate) fn write_stdout(document: &[u8]) -> io::Result<()> {
     File::from(io::stdout().as_fd().try_clone_to_owned()?).write_all(document)
 }
 
+/// Writes to stderr, if anybody is there to read it: `eprintln` panics if not.
+pub(crate) fn log(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -47,14 +47,15 @@ pub trait Plugin {
 pub fn main<P: Plugin>(plugin: P) -> ExitCode {
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
-        eprintln!("{}: panic at {place}: {}", P::NAME, panic_text(info.payload()));
+        output::log(&format!("{}: panic at {place}: {}\n", P::NAME, panic_text(info.payload())));
     }));
     let outcome = respond(&plugin, |name| env::var_os(name), read_stdin, output::write_stdout);
     outcome.print(P::NAME)
 }
 
 fn read_stdin() -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    // Room for most configs, or they would be read in small pieces.
+    let mut bytes = Vec::with_capacity(4096);
     io::stdin().lock().read_to_end(&mut bytes)?;
     Ok(bytes)
 }
@@ -76,14 +77,14 @@ impl Outcome {
     }
 
     fn print(self, name: &str) -> ExitCode {
-        eprint!("{}", self.stderr);
+        output::log(&self.stderr);
         if !self.stdout.is_empty()
             && let Err(error) = output::write_stdout(&self.stdout)
         {
             // Nobody may be there to read this object either, but then nothing is lost.
             let error = Error::new(code::IO_FAILURE, format!("failed to write to stdout: {error}"));
             let _ = output::write_stdout(&error.to_json(Version::CURRENT));
-            eprintln!("{name}: {error}: {}", String::from_utf8_lossy(&self.stdout));
+            output::log(&format!("{name}: {error}: {}\n", String::from_utf8_lossy(&self.stdout)));
             return ExitCode::FAILURE;
         }
         ExitCode::from(self.exit)

@@ -2,7 +2,7 @@
 //!
 //! Configs in the field were only ever read by Go's `encoding/json`, so that what it lets pass is in use: keys of
 //! another case, unknown keys, `null` for "not given", keys given twice, invalid UTF-8 and lone surrogates in strings,
-//! deep nesting in parts that nobody reads. A document is therefore read in three steps: [`lexical`] makes it
+//! deep nesting in parts that nobody reads. A document is therefore read in three steps: a lexical pass makes it
 //! acceptable to `serde_json`, which reads it into a [`Node`], which keeps everything; and from that [`Node::decode`]
 //! fills any `#[derive(Deserialize)]` struct by Go's rules.
 //!

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 
 use super::failure;
 use crate::result::from_stated;
-use crate::{AddResult, Call, Error, code, decode, text};
+use crate::{AddResult, Call, Error, code, decode, output, text};
 
 /// What a pipe with room takes without blocking (`pipe(7)`), in bytes.
 const PIPE_BUF: usize = 4096;
@@ -24,6 +24,8 @@ const PIPE_BUF: usize = 4096;
 const MAX_STDOUT: usize = 16 << 20;
 /// How much of stderr is kept for an error's text, in bytes; all of it is passed on.
 const MAX_STDERR: usize = 64 << 10;
+/// How long a process usually takes from closing its files to its end, generously.
+const USUAL_END: Duration = Duration::from_micros(200);
 /// How long a delegate may take to obey SIGTERM.
 const TERM_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the kernel may take to obey SIGKILL.
@@ -172,19 +174,26 @@ impl Running {
         self.reap(deadline)
     }
 
-    /// Both outputs are closed: the process ends within microseconds, or has closed them on purpose. Without a
-    /// descriptor for a process (std has none to offer yet), the end must be asked for.
+    /// Both outputs are closed: the process is gone within microseconds, or has closed them on purpose. Without a
+    /// descriptor for a process (std has none to offer yet) its end must be asked for; a sleep takes longer than the
+    /// usual end, so that only the processor is offered at first.
     fn reap(&mut self, deadline: Instant) -> io::Result<End> {
-        let mut pause = Duration::from_micros(20);
+        let soon = Instant::now() + USUAL_END;
+        let mut pause = Duration::from_micros(50);
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(End::Exited(status));
             }
-            if Instant::now() >= deadline {
+            let now = Instant::now();
+            if now >= deadline {
                 return Ok(End::Deadline);
             }
-            thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(100));
+            if now < soon {
+                thread::yield_now();
+            } else {
+                thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(100));
+            }
         }
     }
 
@@ -251,7 +260,7 @@ impl Drop for Running {
         if !self.done
             && let Err(error) = self.finish()
         {
-            eprintln!("{error}");
+            output::log(&format!("{error}\n"));
         }
     }
 }

@@ -71,8 +71,8 @@ fn environment_and_stdin() {
 
 #[test]
 fn large_input_and_output() {
-    // Far more than pipes hold, in all three directions at once.
-    let fixture = Fixture::new("tee /dev/stderr 2>/dev/null; cat 2>&1 >/dev/null");
+    // Far more than pipes hold, in both directions at once.
+    let fixture = Fixture::new("cat");
     let stdin: Vec<u8> = (0..3_000_000_u32).map(|n| b'a' + u8::try_from(n % 26).unwrap()).collect();
     assert_eq!(fixture.start(&stdin, Duration::from_secs(60)).wait().unwrap(), stdin);
 }
