@@ -150,7 +150,7 @@ struct Return(NetNs);
 impl Drop for Return {
     fn drop(&mut self) {
         if let Err(errno) = setns(&self.0.file, CloneFlags::CLONE_NEWNET) {
-            eprintln!("cannot return to the host's network namespace: {errno}");
+            crate::syslog::warn("fatal", format_args!("cannot return to the host's network namespace: {errno}"));
             std::process::abort();
         }
     }

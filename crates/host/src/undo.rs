@@ -31,7 +31,7 @@ impl Drop for Undo<'_> {
         while let Some((what, step)) = self.steps.pop() {
             // One step that fails must not keep the others from being tried.
             if let Err(error) = step() {
-                eprintln!("undoing: {what}: {error}");
+                crate::syslog::warn("undoing", format_args!("{what}: {error}"));
             }
         }
     }

@@ -50,7 +50,7 @@ fn collect(locked: &mut Locked<'_>, valid: &[ValidAttachment]) -> Result<Vec<sto
             Ok(()) => {
                 let whose =
                     owner.map_or_else(|| "nobody (its file was empty or cut off)".to_owned(), |o| o.to_string());
-                eprintln!("host-local: GC freed {ip} of {whose}");
+                host::syslog::warn("host-local", format_args!("GC freed {ip} of {whose}"));
             }
             Err(error) => errors.push(error),
         }

@@ -114,10 +114,9 @@ impl<'a> Transaction<'a> {
             superseded.iter().try_for_each(|(owner, held)| locked.release(Some(owner), *held))
         };
         if let Err(error) = release() {
-            eprintln!(
-                "host-local: an address of {} is no longer needed, but stays reserved until its DEL: {error}",
-                self.owner
-            );
+            let owner = &self.owner;
+            let text = format_args!("an address of {owner} is no longer needed, but stays reserved until its DEL: {error}");
+            host::syslog::warn("host-local", text);
         }
     }
 
@@ -273,7 +272,7 @@ impl Drop for Transaction<'_> {
             return;
         }
         if let Err(error) = self.undo() {
-            eprintln!("host-local: undoing the reservations of {}: {error}", self.owner);
+            host::syslog::warn("host-local", format_args!("undoing the reservations of {}: {error}", self.owner));
         }
     }
 }

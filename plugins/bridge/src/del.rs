@@ -38,7 +38,7 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
         && let Err(error) = link::clear_master(&mut host, link.index)
     {
         // Deleting the link will do it, too.
-        eprintln!("bridge: failed to take \"{}\" off its bridge: {error}", link.name);
+        host::syslog::warn("bridge", format_args!("failed to take \"{}\" off its bridge: {error}", link.name));
     }
     let addresses = known_addresses(&attachment, previous.as_ref(), found.addresses);
     // Kept open: closing it waits for a grace period, which then runs beside that of the link's deletion.

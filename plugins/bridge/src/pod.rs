@@ -43,7 +43,8 @@ pub(crate) fn prepare(netns: &NetNs, plan: &Plan, ifname: &str, result: &AddResu
                 }
                 // Read-only in rootless containers: the pod works without it.
                 if let Err(error) = set("keep_addr_on_down", "1") {
-                    eprintln!("bridge: {error}; the pod's IPv6 addresses are lost if its link is set down");
+                    let text = format_args!("{error}; the pod's IPv6 addresses are lost if its link is set down");
+                    host::syslog::warn("bridge", text);
                 }
             }
             Ok(())
