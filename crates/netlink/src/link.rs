@@ -7,7 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::libc;
-use rtnetlink::packet_route::link::{InfoBridge, InfoData, InfoVeth, LinkMessage};
+use rtnetlink::packet_core::DefaultNla;
+use rtnetlink::packet_route::link::{InfoBridge, InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use crate::bridge::{BridgeState, PortState, read_bridge, read_port};
@@ -146,17 +147,21 @@ pub fn list(socket: &mut Socket) -> Result<Vec<Link>> {
     )
 }
 
-/// Whether a bridge has any port.
-pub fn has_ports(socket: &mut Socket, bridge: u32) -> Result<bool> {
-    let ports = socket.dump(
+/// The ports of a bridge; like [`list`], it costs time for each.
+pub fn ports(socket: &mut Socket, bridge: u32) -> Result<Vec<Link>> {
+    socket.dump(
         libc::RTM_GETLINK,
         |w| {
             w.header(&[0; IFINFOMSG_LEN]).u32(IFLA_MASTER, bridge);
         },
         // Kernels before 4.2 do not filter.
-        |m| read(&m).filter(|l| l.master == Some(bridge)).map(|_| ()),
-    )?;
-    Ok(!ports.is_empty())
+        |m| read(&m).filter(|l| l.master == Some(bridge)),
+    )
+}
+
+/// Whether a bridge has any port.
+pub fn has_ports(socket: &mut Socket, bridge: u32) -> Result<bool> {
+    Ok(!ports(socket, bridge)?.is_empty())
 }
 
 /// Makes a bridge, marks it and sets it up; `EEXIST` if the name is taken. Returns its index.
@@ -173,7 +178,7 @@ pub fn create_bridge(socket: &mut Socket, new: &NewBridge<'_>) -> Result<u32> {
     socket.transact(&request, |_| ())?;
     // Creation has no room for an alias. By index: from here on it is certainly the one that was just made.
     let made = by_name(socket, new.name)?.ok_or(Errno::ENODEV)?;
-    set(socket, made.index, |m| m.alias(new.alias))?;
+    set(socket, made.index, |m| with_alias(m, new.alias))?;
     Ok(made.index)
 }
 
@@ -245,7 +250,13 @@ pub fn set_mtu(socket: &mut Socket, index: u32, mtu: u32) -> Result<()> {
 
 /// Appends the request that sets the alias (at most 255 bytes).
 pub fn push_alias(request: &mut Request, index: u32, alias: &str) {
-    push_set(request, index, |m| m.alias(alias));
+    push_set(request, index, |m| with_alias(m, alias));
+}
+
+/// Without the NUL that the builder appends: the kernel would count it, and refuse 255 bytes.
+fn with_alias<T>(message: LinkMessageBuilder<T>, alias: &str) -> LinkMessageBuilder<T> {
+    let attribute = DefaultNla::new(IFLA_IFALIAS, alias.as_bytes().to_vec());
+    message.append_extra_attribute(LinkAttribute::Other(attribute))
 }
 
 /// Takes a port off its bridge.

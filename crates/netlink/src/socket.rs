@@ -4,7 +4,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
+};
 
 use crate::wire::{ACK, Attrs, DUMP, HEADER_LEN, Message, Messages, Request, Writer, text};
 use crate::{Error, Result};
@@ -54,6 +56,8 @@ impl Socket {
     /// Opens a route socket that receives the notifications of these groups (`RTNLGRP_*`).
     pub(crate) fn listen(groups: &[libc::c_int]) -> Result<Self> {
         let socket = Self::open(Protocol::Route)?;
+        // The kernel skips the socket that asked for a change by its number, and an unbound one has the kernel's own.
+        bind(socket.fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         for group in groups {
             set_option(&socket.fd, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, *group)?;
         }

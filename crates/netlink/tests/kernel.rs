@@ -121,11 +121,12 @@ fn a_pair_is_made_with_both_ends_in_place() {
         let pod = new_namespace();
         let host = pair(&mut socket, index, &pod);
         let mut request = Request::new();
-        link::push_alias(&mut request, host.index, "oxbridge test");
+        let alias = "x".repeat(255);
+        link::push_alias(&mut request, host.index, &alias);
         netlink::bridge::push_port(&mut request, host.index, true, true);
         socket.transact(&request, |_| ()).unwrap();
         let seen = &json("ip", &["-j", "-d", "link", "show", "vethtest0"])[0];
-        assert_eq!((&seen["master"], &seen["ifalias"]), (&"br0".into(), &"oxbridge test".into()));
+        assert_eq!((&seen["master"], &seen["ifalias"]), (&"br0".into(), &alias.as_str().into()));
         assert_eq!(seen["linkinfo"]["info_slave_data"]["hairpin"], true);
         assert_eq!(seen["linkinfo"]["info_slave_data"]["isolated"], true);
         assert_eq!(seen["mtu"], 1400);
@@ -151,7 +152,14 @@ fn a_monitor_sees_the_port_forward() {
         let pod = new_namespace();
         let host = pair(&mut socket, index, &pod);
         let mut monitor = Monitor::links().unwrap();
-        inside(&pod, || link::set_up(&mut Socket::open(Protocol::Route).unwrap(), host.peer.unwrap()).unwrap());
+        // Late, so that only a notification can tell.
+        let peer = host.peer.unwrap();
+        let late = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            inside(&pod, || link::set_up(&mut Socket::open(Protocol::Route).unwrap(), peer).unwrap());
+            pod
+        });
+        let began = Instant::now();
         let ready = monitor.wait(
             Instant::now() + Duration::from_secs(5),
             |e| e,
@@ -161,6 +169,8 @@ fn a_monitor_sees_the_port_forward() {
             },
         );
         assert_eq!(ready, Ok(Some(())));
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+        late.join().unwrap();
         let deadline = Instant::now() + Duration::from_millis(20);
         assert_eq!(monitor.wait(deadline, |e| e, || Ok::<Option<()>, netlink::Error>(None)), Ok(None));
         assert!(Instant::now() >= deadline);

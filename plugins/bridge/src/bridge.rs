@@ -90,6 +90,7 @@ fn create(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, undo: &mut Undo<'_
             let link = get(socket, name)?.ok_or_else(|| failed(name, &error))?;
             return reconcile(socket, plan, mtu, &link);
         }
+        Err(error) if plan.vlans.filtering && error.is(Errno::EOPNOTSUPP) => return Err(no_filtering(name)),
         result => result.map_err(|e| failed(name, &e))?,
     };
     let undone = name.clone();
@@ -126,7 +127,10 @@ fn reconcile(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, link: &Link) ->
         .with_details(format!("change the config, or: ip link set {name} mtu {mtu}")));
     }
     if filtering {
-        link::set_vlan_filtering(socket, name).map_err(|e| failed(name, &e))?;
+        match link::set_vlan_filtering(socket, name) {
+            Err(error) if error.is(Errno::EOPNOTSUPP) => return Err(no_filtering(name)),
+            result => result.map_err(|e| failed(name, &e))?,
+        }
         let state = get(socket, name)?.and_then(|l| l.bridge).unwrap_or_default();
         if !state.vlan_filtering {
             return Err(no_filtering(name));
@@ -162,7 +166,7 @@ fn remove_if_empty(name: &str, index: u32) -> Result<(), Error> {
 }
 
 fn no_filtering(name: &str) -> Error {
-    Error::internal(format!("failed to create bridge \"{name}\": this kernel cannot filter VLANs on bridges"))
+    Error::internal(format!("failed to create bridge \"{name}\": this kernel has no VLAN filtering on bridges"))
         .with_details("vlan and vlanTrunk need a kernel with CONFIG_BRIDGE_VLAN_FILTERING")
 }
 

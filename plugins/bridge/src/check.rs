@@ -285,7 +285,7 @@ fn check_masquerade(
     backend: MasqueradeBackend,
 ) -> Result<(), Error> {
     let asked = |e: netlink::Error| asking("nf_tables", &e);
-    let what = format!("masquerading of {}", address.addr());
+    let what = format!("masquerade of {}", address.addr());
     let element = masquerade::element(address);
     let missing = first_missing(nft, attachment, &masquerade::skeletons(address), &[element]).map_err(asked)?;
     let Some(missing) = missing else { return Ok(()) };

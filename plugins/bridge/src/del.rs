@@ -77,12 +77,20 @@ fn find(
     bridge: &str,
     previous: Option<&AddResult>,
 ) -> netlink::Result<Found> {
+    let pod_end = pod_end(call);
     if let Some(link) = veth::find(host, attachment)? {
-        return Ok(Found { link: Some(link), addresses: Vec::new() });
+        let addresses = pod_end.filter(|(peer, _)| link.peer == Some(peer.index)).map(|(_, addresses)| addresses);
+        return Ok(Found { link: Some(link), addresses: addresses.unwrap_or_default() });
     }
     let bridge = link::by_name(host, bridge)?.filter(|l| l.is("bridge")).map(|l| l.index);
+    // Somebody gave it another name: its address or alias still tell.
+    if let Some(index) = bridge {
+        if let Some(link) = link::ports(host, index)?.into_iter().find(|l| veth::is_host_end(l, attachment)) {
+            return Ok(Found { link: Some(link), addresses: Vec::new() });
+        }
+    }
     let named = previous.and_then(|p| host_entry(p, &attachment.ifname));
-    if let Some((peer, addresses)) = pod_end(call) {
+    if let Some((peer, addresses)) = pod_end {
         let by_peer = match peer.peer {
             Some(index) => link::by_index(host, index)?,
             None => None,

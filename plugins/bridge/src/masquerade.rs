@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! table ip oxbridge {
-//!     map masquerade { type ipv4_addr : verdict; elements = { 10.22.0.5 comment "…" : goto subnet-10.22.0.0/16 } }
-//!     chain masquerade { type nat hook postrouting priority srcnat; ip daddr 224.0.0.0/4 return; ip saddr vmap @masquerade }
+//!     map masq-pods { type ipv4_addr : verdict; elements = { 10.22.0.5 comment "…" : goto subnet-10.22.0.0/16 } }
+//!     chain masq-postrouting { type nat hook postrouting priority srcnat; ip daddr 224.0.0.0/4 return; ip saddr vmap @masq-pods }
 //!     chain subnet-10.22.0.0/16 { ip daddr != 10.22.0.0/16 masquerade }
 //! }
 //! ```
@@ -16,8 +16,9 @@ use netlink::nft::{Batch, Comparison, Family, Hook, Offset, Rule, SetType, Verdi
 use crate::ruleset::{NewElement, Skeleton, TABLE, clear, has};
 
 /// Name of the map from pod address to its subnet's chain.
-pub(crate) const MAP: &str = "masquerade";
-const CHAIN: &str = "masquerade";
+pub(crate) const MAP: &str = "masq-pods";
+/// Not a word of nft's language, like `masquerade`, or `nft -f` could not read its own listing.
+const CHAIN: &str = "masq-postrouting";
 const MULTICAST_COMMENT: &str = "multicast keeps its source";
 const PODS_COMMENT: &str = "pods with ipMasq";
 const SUBNET_COMMENT: &str = "what leaves the subnet";
