@@ -115,7 +115,8 @@ impl<'a> Transaction<'a> {
         };
         if let Err(error) = release() {
             let owner = &self.owner;
-            let text = format_args!("an address of {owner} is no longer needed, but stays reserved until its DEL: {error}");
+            let text =
+                format_args!("an address of {owner} is no longer needed, but stays reserved until its DEL: {error}");
             host::syslog::warn("host-local", text);
         }
     }

@@ -1,0 +1,52 @@
+# One command each; the work is done in scripts/, which set up what they need.
+
+TARGET  ?=
+PREFIX  ?= /opt/cni/bin
+DESTDIR ?=
+PEER    ?= .build/reference
+TIME    ?= 60
+TEST    ?=
+export PREFIX DESTDIR TARGET
+
+.DEFAULT_GOAL := build
+.PHONY: build install uninstall demo test e2e lint bench fuzz prerequisites clean help
+
+build: ## build the plugins, static, into bin/ (TARGET=aarch64-unknown-linux-musl: into bin/TARGET/)
+	@scripts/build $(TARGET)
+
+install: ## install the plugins into $(DESTDIR)$(PREFIX), /opt/cni/bin by default
+	@scripts/install install
+
+uninstall: ## remove our plugins, and nobody else's, from $(DESTDIR)$(PREFIX)
+	@scripts/install uninstall
+
+demo: ## see two pods get addresses and talk to each other and to a host outside
+	@scripts/prerequisites tools cnitool
+	@scripts/build
+	@scripts/demo
+
+test: ## run everything: units, properties, end to end (ours and the reference), install, size, MSRV
+	@scripts/test
+
+e2e: ## run the end-to-end tests alone; TEST=name runs one with its log, PEER=dir another suite
+	@scripts/prerequisites
+	@scripts/build
+	@scripts/e2e $(if $(filter command line,$(origin PEER)),--peer "$(PEER)") $(TEST)
+
+lint: ## check the format and the lints
+	@scripts/lint
+
+bench: ## measure ours and a peer's plugins side by side (PEER=dir, the reference by default)
+	@scripts/bench "$(PEER)"
+
+fuzz: ## fuzz what comes from outside: stdin, prevResult, CNI_ARGS (TIME=60: seconds each)
+	@scripts/fuzz $(TIME)
+
+prerequisites: ## get what demo, test and bench need besides Rust, or say how to
+	@scripts/prerequisites
+
+clean: ## remove everything that was built or fetched
+	@rm -rf bin .build target fuzz/target
+
+help: ## list these targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22

@@ -1,0 +1,73 @@
+# shellcheck shell=bash
+# Shared by the scripts of this folder; sourced, never run.
+#
+# Two rules are kept here: nothing is built as root in a user's tree, and root is asked
+# for only by the steps that need it.
+
+set -euo pipefail
+
+root_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# Everything that the scripts fetch or make, apart from cargo's own output.
+# shellcheck disable=SC2034
+build_dir=$root_dir/.build
+cd "$root_dir"
+
+say() { printf '%s\n' "$*"; }
+warn() { printf '%s\n' "$*" >&2; }
+die() { warn "error: $*"; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# A login shell has these in PATH; make, CI and sudo often do not.
+PATH=$PATH:$HOME/.cargo/bin:/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
+export PATH
+
+# as_root COMMAND…: runs it as root, with our PATH (sudo has one of its own).
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif have sudo; then
+        sudo env "PATH=$PATH" "$@"
+    else
+        die "this step needs root and there is no sudo: run it again as root ($*)"
+    fi
+}
+
+# Whether as_root can work without asking anybody.
+can_be_root() { [ "$(id -u)" = 0 ] || { have sudo && sudo -n true 2>/dev/null; } || { have sudo && [ -t 0 ]; }; }
+
+# as_owner COMMAND…: runs it as the owner of the tree. Under `sudo make` that is the user
+# who called, so that target/ and .build/ stay that user's.
+as_owner() {
+    local uid
+    uid=$(stat -c %u "$root_dir")
+    if [ "$(id -u)" != 0 ] || [ "$uid" = 0 ]; then
+        "$@"
+    else
+        local name home
+        name=$(id -un "$uid")
+        home=$(getent passwd "$uid" | cut -d: -f6)
+        setpriv --reuid "$uid" --regid "$(id -g "$name")" --init-groups \
+            env "HOME=$home" "USER=$name" "PATH=$home/.cargo/bin:$PATH" "$@"
+    fi
+}
+
+# The names of all plugins: a folder each, and the name of the binary in it.
+plugins() {
+    local dir
+    for dir in "$root_dir"/plugins/*/ "$root_dir"/ipam/*/; do
+        if [ -f "${dir}Cargo.toml" ]; then basename "$dir"; fi
+    done
+}
+
+# The machine's own architecture, as Rust spells it.
+host_triple() { as_owner rustc -vV | sed -n 's/^host: //p'; }
+
+# The target that binaries for this machine are built for.
+native_target() {
+    local host
+    host=$(host_triple)
+    say "${host%%-*}-unknown-linux-musl"
+}
+
+# Cargo's output folder, also where the environment moves it.
+target_dir() { say "${CARGO_TARGET_DIR:-$root_dir/target}"; }

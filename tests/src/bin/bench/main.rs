@@ -1,0 +1,83 @@
+//! Measures two suites of CNI plugins side by side and prints Markdown tables.
+//!
+//! `bench OURS PEER [--short]`, both the folders of a suite's binaries; run by `make bench`,
+//! as root, in network, mount and process namespaces of its own. It is a report for people:
+//! a missed limit is marked in the table and changes nothing else.
+//!
+//! What makes the numbers comparable: each suite has a host network namespace of its own, so
+//! that neither pays for the other's rules; every pod has a namespace of its own; the calls
+//! of the two take turns, and each goes first as often as the other; medians are compared.
+
+mod call;
+mod netns;
+mod scenario;
+mod table;
+
+use call::Suite;
+use std::{env, error::Error, fs, process::ExitCode, thread};
+use table::Table;
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+struct Size {
+    /// Pods of each measured series.
+    pods: usize,
+    /// Attachments on the bridge of the "many pods" series.
+    attached: usize,
+    /// Reservations in the "many reservations" series.
+    reservations: usize,
+}
+
+const FULL: Size = Size { pods: 30, attached: 500, reservations: 16_000 };
+const SHORT: Size = Size { pods: 8, attached: 60, reservations: 2_000 };
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let (size, folders): (Size, &[String]) = match args.as_slice() {
+        [folders @ .., last] if last == "--short" => (SHORT, folders),
+        folders => (FULL, folders),
+    };
+    let [ours, peer] = folders else {
+        eprintln!("usage: bench OURS PEER [--short]");
+        return ExitCode::FAILURE;
+    };
+    match report(&Suite::new(ours), &Suite::new(peer), size) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs every series and prints the tables; a series that fails is named below them.
+fn report(ours: &Suite, peer: &Suite, size: Size) -> Result<(), Box<dyn Error>> {
+    let suites = [ours, peer];
+    let mut sides = Table::new(&["wall time, medians", "ours", "peer", "ratio", "limit"]);
+    let mut own = Table::new(&["ours against ours", "measured", "base", "ratio", "limit"]);
+    let mut parts = Table::new(&["plugin", "peak memory", "peer's", "binary", "peer's", "programs started"]);
+    let mut failures = Vec::new();
+    let mut run = |what: &str, result: Result<(), Box<dyn Error>>| {
+        if let Err(error) = result {
+            failures.push(format!("{what}: {error}"));
+        }
+    };
+
+    run("attachments", scenario::attachments(suites, size, &mut sides));
+    run("attachments with masquerade", scenario::masqueraded(suites, size, &mut sides));
+    run("host-local", scenario::host_local(suites, size, &mut sides, &mut own));
+    run("many attachments", scenario::crowded(suites, size, &mut sides, &mut own));
+    run("start-up", scenario::small_calls(suites, size, &mut sides));
+    run("memory and size", scenario::footprint(suites, &mut parts));
+
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let cpus = thread::available_parallelism()?;
+    println!("Linux {}, {cpus} CPUs, {} pods a series.\n", kernel.trim(), size.pods);
+    for table in [sides, own, parts] {
+        println!("{table}");
+    }
+    for failure in failures {
+        println!("Not measured: {failure}");
+    }
+    Ok(())
+}

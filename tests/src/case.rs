@@ -1,0 +1,54 @@
+//! How a test runs: as root only, and against the reference with its known limits.
+
+use std::{
+    any,
+    io::{self, Write},
+    panic::{self, AssertUnwindSafe},
+};
+
+use nix::unistd::geteuid;
+
+use crate::{expected, settings};
+
+/// The end of a test that cannot run here.
+struct Skip(String);
+
+/// Ends the running test: it is not run here, for this reason. The run does not fail, and says so.
+pub fn skip(reason: impl Into<String>) -> ! {
+    panic::resume_unwind(Box::new(Skip(reason.into())))
+}
+
+/// Runs the body of a test, which is known by the name of the function that calls this.
+///
+/// Without root it is skipped. Against the reference, a test of the table in [`expected`] has to fail.
+pub fn case<F: FnOnce()>(body: F) {
+    let name = name_of::<F>();
+    if !geteuid().is_root() {
+        say(&format!("skipped: {name}: it makes network namespaces, which needs root"));
+        return;
+    }
+    let known = if settings::is_reference() { expected::reason(&name) } else { None };
+    match (panic::catch_unwind(AssertUnwindSafe(body)), known) {
+        (Ok(()), None) => {}
+        (Ok(()), Some(reason)) => {
+            panic!("{name} passes, but the table in tests/src/expected.rs says that it cannot: {reason}")
+        }
+        (Err(cause), known) => match (cause.downcast::<Skip>(), known) {
+            (Ok(skip), _) => say(&format!("skipped: {name}: {}", skip.0)),
+            (Err(_), Some(reason)) => say(&format!("expected failure: {name}: {reason}")),
+            (Err(cause), None) => panic::resume_unwind(cause),
+        },
+    }
+}
+
+/// `e2e::bridge_add::two_pods::{{closure}}` -> `bridge_add::two_pods`, as the test harness names it.
+fn name_of<F>() -> String {
+    let full = any::type_name::<F>();
+    let path = full.split("::{{closure}}").next().unwrap_or(full);
+    path.split_once("::").map_or(path, |(_, name)| name).to_owned()
+}
+
+/// The harness shows what a passing test prints only if asked; this is shown always.
+fn say(line: &str) {
+    _ = writeln!(io::stderr(), "{line}");
+}

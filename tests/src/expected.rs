@@ -1,0 +1,233 @@
+//! What the reference (Debian's 1.1.1) cannot do: tests that have to fail against it, and why.
+
+/// Why the test fails against the reference; `None` if it has to pass.
+pub fn reason(test: &str) -> Option<&'static str> {
+    FAILURES.iter().find(|(_, tests)| tests.contains(&test)).map(|(reason, _)| *reason)
+}
+
+/// A reason, and the tests that fail for it.
+pub const FAILURES: &[(&str, &[&str])] = &[
+    (
+        "1.1.1 is older than CNI 1.1.0: no GC, no STATUS, no route attributes",
+        &[
+            "gc_status::another_attachment_of_a_valid_container_goes",
+            "gc_status::gc_and_status_through_cnitool",
+            "gc_status::gc_of_host_local_alone_frees_reservations",
+            "gc_status::namespaces_that_are_gone_do_not_matter",
+            "gc_status::other_networks_are_left_alone",
+            "gc_status::static_and_loopback_have_nothing_to_collect",
+            "gc_status::status_is_fine_where_add_would_work",
+            "gc_status::status_says_why_add_could_not_work",
+            "gc_status::the_early_spelling_of_the_list_is_understood",
+            "gc_status::what_is_not_in_the_list_goes",
+            "gc_status::without_a_list_nothing_goes",
+            "protocol::gc_and_status_need_one_point_one",
+            "protocol::gc_and_status_need_the_path_alone",
+            "protocol::one_point_one_is_spoken",
+            "results::one_point_one_keeps_all_that_a_route_has",
+            "routes::mtu_and_advmss_are_set",
+            "routes::table_scope_and_priority_are_set",
+            "routes::the_next_hop_is_the_routes_or_the_gateway",
+        ],
+    ),
+    (
+        "announces before the port forwards, so neighbours find out when their entries expire",
+        &["announce::a_reused_address_answers_the_host_and_a_sibling_at_once"],
+    ),
+    (
+        "the bridge's own link-local address is under duplicate detection for a second or two",
+        &["announce::the_first_pod_of_a_bridge_is_reached_from_outside_at_once"],
+    ),
+    (
+        "1.1.1 replaces IPAM's DNS by the config's even where that is empty",
+        &["bridge_add::dns_of_the_config_replaces_that_of_ipam"],
+    ),
+    (
+        "adds a second default route, and fails: file exists",
+        &["bridge_add::is_default_gateway_goes_with_an_ipam_default_route_without_a_gateway"],
+    ),
+    (
+        "portIsolation came with 1.3",
+        &[
+            "bridge_add::isolated_ports_reach_the_gateway_but_not_each_other",
+            "bridge_link::hairpin_and_isolation_are_flags_of_the_port",
+            "examples::isolation",
+        ],
+    ),
+    ("keep_addr_on_down came after 1.1.1", &["bridge_add::the_pods_sysctls_are_those_of_the_reference"]),
+    (
+        "an IPv4 address of another range conflicts",
+        &["bridge_add::two_ranges_of_one_family_work_with_a_gateway", "examples::several_ranges"],
+    ),
+    ("CHECK does not look at hairpin, isolation, MTU", &["bridge_check::notices_a_changed_port"]),
+    (
+        "CHECK fails for every IPv4 route without a gateway (fixed in 1.2)",
+        &["bridge_check::notices_a_lost_address_or_route"],
+    ),
+    ("CHECK does not look at the bridge's addresses", &["bridge_check::notices_a_lost_gateway_address"]),
+    (
+        "CHECK of layer 2 fails: no plugin name provided",
+        &["bridge_check::notices_a_lost_link", "layer2::check_passes", "examples::layer2"],
+    ),
+    ("CHECK does not look at the spoof filter", &["bridge_check::notices_a_lost_spoof_filter"]),
+    ("CHECK does not look at masquerade", &["bridge_check::notices_lost_masquerade"]),
+    (
+        "the MAC of a bridge without gateway moves as ports come and go",
+        &[
+            "bridge_check::passes_for_older_pods_while_pods_come_and_go",
+            "bridge_link::the_bridges_mac_stays_while_pods_come_and_go",
+        ],
+    ),
+    ("these are its false alarms", &["bridge_check::passes_for_what_the_reference_gives_false_alarms_for"]),
+    (
+        "CHECK wants promisc exactly as configured",
+        &["bridge_check::passes_while_somebody_captures_packets_on_the_bridge"],
+    ),
+    ("DEL validates the config", &["bridge_del::a_config_that_became_invalid_can_still_release"]),
+    (
+        "without the interface's addresses DEL does not find the masquerade rules",
+        &[
+            "bridge_del::after_the_hosts_end_was_removed_or_unplugged",
+            "bridge_del::after_the_interface_was_renamed_or_removed",
+        ],
+    ),
+    (
+        "DEL removes whatever has the name in the namespace",
+        &[
+            "bridge_del::an_interface_that_took_the_name_is_not_ours_to_remove",
+            "bridge_del::with_another_networks_pod_at_the_path",
+            "bridge_del::with_another_pod_at_the_path",
+        ],
+    ),
+    (
+        "DEL releases the address before it removes the rules",
+        &["bridge_del::the_address_is_released_when_nobody_can_use_it_any_more"],
+    ),
+    (
+        "DEL wants the path to be a namespace: unknown FS magic",
+        &["bridge_del::with_something_else_at_the_path", "loopback::del_with_something_else_at_the_path_is_fine"],
+    ),
+    (
+        "DEL without the namespace releases the address and nothing else",
+        &[
+            "bridge_del::without_the_namespace",
+            "macspoof::it_is_gone_after_del_without_the_namespace",
+            "masquerade::the_iptables_backend_is_removed_without_the_namespace",
+            "masquerade::an_address_taken_over_belongs_to_its_new_owner",
+            "reference_pods::are_removed_by_del_without_the_namespace",
+        ],
+    ),
+    ("mtu is a number", &["bridge_link::mtu_auto_is_that_of_the_default_routes_link"]),
+    (
+        "its binaries are larger than 2.2 MB and, as Debian builds them, dynamic",
+        &[
+            "bridge_link::the_binaries_are_small_and_alone",
+            "chroot::add_needs_proc_alone",
+            "chroot::version_and_about_work_with_nothing_at_all",
+        ],
+    ),
+    ("an empty name is an empty name", &["bridge_link::the_bridge_has_a_default_name"]),
+    (
+        "leaves the host end's MAC to the kernel, and to udev",
+        &["bridge_link::the_hosts_end_of_a_veth_has_a_mac_that_udev_leaves_alone"],
+    ),
+    ("marks nothing", &["bridge_link::the_hosts_end_tells_whose_it_is"]),
+    (
+        "disableContainerInterface and ipMasqBackend came after 1.1.1",
+        &["config_errors::combinations_of_newer_keys_that_contradict", "layer2::the_pods_link_can_stay_down"],
+    ),
+    (
+        "finds out late, and leaves the bridge and the veth pair behind",
+        &[
+            "config_errors::ipam_that_is_missing_or_fails",
+            "config_errors::values_that_no_link_can_have",
+            "delegate::fails_with_its_own_error",
+            "delegate::is_asked_to_release_when_add_fails_after_it",
+            "delegate::may_die_without_a_word_or_talk_nonsense",
+            "layer2::versions_that_cannot_say_it_are_refused_with_nothing_done",
+            "routes::a_route_that_cannot_be_undoes_the_add",
+            "undo::a_failed_first_add_leaves_not_even_the_bridge",
+            "undo::a_full_pool_leaves_nothing",
+        ],
+    ),
+    ("vlanTrunk came with 1.2, without it 1.1.1 makes the pod", &["config_errors::vlan_trunks_that_make_no_sense"]),
+    (
+        "names the wanted address only",
+        &[
+            "conflict::an_ipv6_address_conflicts_only_where_prefixes_overlap",
+            "conflict::an_operators_bridge_keeps_its_address",
+            "conflict::with_pods_the_conflict_names_both_addresses_and_changes_nothing",
+        ],
+    ),
+    ("does not know which bridges are its own", &["conflict::our_bridge_without_pods_takes_the_new_address"]),
+    ("the gateway's address is under duplicate detection when ADD returns", &["dad::addresses_work_when_add_returns"]),
+    ("the duplicate goes unnoticed: the port does not forward yet", &["dad::with_enabledad_a_duplicate_is_found"]),
+    ("a failing delegate's stderr is dropped", &["delegate::is_heard_on_stderr_in_success_and_failure"]),
+    ("a failed duplicate ADD frees what the running container has", &["host_local::a_failed_duplicate_frees_nothing"]),
+    ("waits for the lock for ever", &["host_local::a_lock_that_is_never_released_is_an_error_with_its_holder"]),
+    ("does not say who has the address", &["host_local::a_requested_address_that_is_held_is_refused_with_its_holder"]),
+    (
+        "knows nothing of the owner but its name: no reservation is ever reclaimed",
+        &[
+            "host_local::a_restart_into_another_namespace_gets_its_address_back",
+            "host_local::the_full_pool_of_a_node_that_crashed_is_reclaimed",
+        ],
+    ),
+    (
+        "reserves first and finds out then that the store is full",
+        &["host_local::a_store_that_cannot_be_written_leaves_no_reservation"],
+    ),
+    ("CHECK does not compare the address", &["host_local::check_looks_for_the_address"]),
+    ("1.1.1 makes the files 0644, later releases 0600", &["host_local::the_store_has_the_modes_of_the_reference"]),
+    ("an empty file blocks its address", &["host_local::torn_and_empty_files_are_nobodys"]),
+    (
+        "1.1.1 prints an empty dns in a 1.0.0 result",
+        &["loopback::a_previous_result_passes_through", "static_ipam::without_addresses_the_result_has_none"],
+    ),
+    ("has nft do it", &["macspoof::it_holds_before_the_pod_can_send"]),
+    ("ipMasq is true or false", &["masquerade::a_family_can_be_left_out"]),
+    (
+        "its comments are too long for nft to read them again",
+        &["masquerade::long_names_of_network_and_container_still_make_a_loadable_ruleset"],
+    ),
+    (
+        "two attachments of a container share a chain, and the first DEL takes it away",
+        &[
+            "masquerade::one_of_two_attachments_can_go",
+            "masquerade::one_of_two_attachments_can_go_with_the_iptables_backend",
+        ],
+    ),
+    ("has rules of its own for each pod", &["masquerade::the_default_backend_needs_no_rule_for_a_pod"]),
+    (
+        "in one chain the second subnet's exemption comes too late",
+        &["masquerade::two_ranges_of_one_family_are_both_masqueraded_and_exempted"],
+    ),
+    (
+        "runs iptables and nft, many times",
+        &["processes::add_and_del_start_ipam_alone", "processes::the_iptables_backend_needs_one_restore_per_family"],
+    ),
+    ("its errors have no cniVersion", &["protocol::an_error_is_one_object_with_version_code_and_message"]),
+    ("1.1.1 names missing variables first", &["protocol::the_first_bad_variable_comes_before_missing_ones"]),
+    (
+        "finds out when everything is done, and leaves it",
+        &["protocol::the_hosts_own_namespace_is_refused_with_nothing_done"],
+    ),
+    ("1.1.1 has no nftables backend", &["reference_pods::of_newer_releases_lose_their_nftables_rules_too"]),
+    (
+        "1.1.1 prints 1.0.0 results in another order of keys",
+        &["results::bridge_in_each_version", "results::host_local_to_the_byte"],
+    ),
+    ("prints results of the new shape for old versions", &["results::loopback_in_each_version"]),
+    (
+        "CHECK of 1.1.1 compares every address, in the wrong way: fails where it should not",
+        &["static_ipam::check_compares_gateways"],
+    ),
+    ("waits for its delegate for ever", &["undo::a_delegate_that_never_ends_is_ended"]),
+    ("counts ADD as done before it prints", &["undo::a_result_that_nobody_can_read_undoes_everything"]),
+    (
+        "what was made is found by what is in the pod, so a killed ADD leaves rules",
+        &["undo::killed_at_any_moment_del_cleans_and_add_works"],
+    ),
+    ("dies at once and undoes nothing", &["undo::sigterm_undoes_everything"]),
+    ("says: operation not supported", &["vlan::without_vlan_filtering_in_the_kernel_it_is_refused_with_nothing_done"]),
+];

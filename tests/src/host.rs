@@ -1,0 +1,216 @@
+//! The node: a network namespace with mounts of its own.
+
+use std::{
+    fs::{self, File},
+    path::Path,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, setns, unshare},
+};
+use serde_json::Value;
+
+use crate::{
+    Call, NetNs, Network, Place, Pod, Snapshot,
+    settings::{self, bin_dir},
+    traffic::PATIENCE,
+};
+
+/// Where the tests keep their own files on a host; not part of its snapshot.
+pub const SCRATCH: &str = "/run/test";
+/// Where named pods are found by path.
+pub const NETNS_DIR: &str = "/run/netns";
+
+/// A node with empty `/run` and `/var/lib/cni`, its own `/sys`, `lo` up and nothing else.
+pub struct Host {
+    net: NetNs,
+    mounts: File,
+    pods: AtomicU32,
+    outside: OnceLock<NetNs>,
+}
+
+impl Place for Host {
+    fn move_thread(&self) {
+        // Threads share their root and working directory, and so their mounts, until told not to.
+        unshare(CloneFlags::CLONE_FS).unwrap();
+        setns(&self.mounts, CloneFlags::CLONE_NEWNS).unwrap();
+        self.net.move_thread();
+    }
+}
+
+impl Host {
+    /// A new one.
+    #[allow(clippy::new_without_default, reason = "it asks the kernel for something")]
+    pub fn new() -> Self {
+        let make = || {
+            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("making a host needs root");
+            private_mounts();
+            (NetNs::current(), File::open("/proc/thread-self/ns/mnt").unwrap())
+        };
+        let (net, mounts) = thread::spawn(make).join().unwrap();
+        let host = Self { net, mounts, pods: AtomicU32::new(0), outside: OnceLock::new() };
+        host.run("ip link set lo up");
+        host
+    }
+
+    /// The host's own network namespace.
+    pub fn netns(&self) -> &NetNs {
+        &self.net
+    }
+
+    /// A new pod with a namespace known by a path that always works.
+    pub fn pod(&self) -> Pod {
+        let ns = NetNs::new();
+        Pod { id: self.next_id(), ifname: "eth0".to_owned(), path: ns.path(), ns }
+    }
+
+    /// A new pod whose namespace is mounted at `/run/netns/<id>`, as runtimes do: that path can go away.
+    pub fn named_pod(&self) -> Pod {
+        let mut pod = self.pod();
+        pod.path = format!("{NETNS_DIR}/{}", pod.id);
+        self.mount_netns(&pod.ns, &pod.path);
+        pod
+    }
+
+    /// Makes the namespace known by this path, instead of whatever was there.
+    pub fn mount_netns(&self, ns: &NetNs, path: &str) {
+        self.unmount(path);
+        let source = ns.path();
+        self.enter(|| {
+            fs::create_dir_all(NETNS_DIR).unwrap();
+            File::create(path).unwrap();
+            mount(Some(source.as_str()), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+        });
+    }
+
+    /// Removes this path, a mount or not.
+    pub fn unmount(&self, path: &str) {
+        self.enter(|| {
+            _ = umount2(path, MntFlags::MNT_DETACH);
+            _ = fs::remove_file(path);
+        });
+    }
+
+    /// Writes a file there, with the folders above it.
+    pub fn write(&self, path: &str, content: impl AsRef<[u8]> + Sync) {
+        self.enter(|| {
+            fs::create_dir_all(Path::new(path).parent().unwrap()).unwrap();
+            fs::write(path, content.as_ref()).unwrap();
+        });
+    }
+
+    /// Whether there is such a file.
+    pub fn exists(&self, path: &str) -> bool {
+        self.enter(|| Path::new(path).exists())
+    }
+
+    /// The names in a folder, sorted; none if there is no such folder.
+    pub fn files(&self, folder: &str) -> Vec<String> {
+        let list = || -> std::io::Result<Vec<String>> {
+            fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        };
+        let mut names = self.enter(|| list().unwrap_or_default());
+        names.sort();
+        names
+    }
+
+    /// A plugin under test, to be called directly.
+    pub fn plugin(&self, name: &str) -> Call<'_> {
+        Call::new(self, &bin_dir(), name)
+    }
+
+    /// The same plugin of the reference, for tests in which both take turns; skips the test without one.
+    pub fn reference(&self, name: &str) -> Call<'_> {
+        match settings::reference_dir() {
+            Some(dir) => Call::new(self, &dir, name),
+            None => crate::skip("there are no reference plugins (CNI_REFERENCE_DIR)"),
+        }
+    }
+
+    /// A network of one plugin, to be driven by `cnitool`.
+    pub fn network(&self, config: &Value) -> Network<'_> {
+        Network::of_plugin(self, config)
+    }
+
+    /// The world outside, connected by the host's `uplink` (see [`crate::traffic::outside`]); made when first asked for.
+    pub fn outside(&self) -> &NetNs {
+        self.outside.get_or_init(|| crate::traffic::outside::connect(self))
+    }
+
+    /// The state of everything that plugins change.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::of(self)
+    }
+
+    /// One ADD and DEL, after which what plugins leave for good (the bridge, empty tables) is there; and the
+    /// snapshot then.
+    pub fn warm_up(&self, config: &Value) -> Snapshot {
+        let pod = self.pod();
+        let call = || self.plugin_of(config).pod(&pod).config(config);
+        call().add().result();
+        call().del().ok();
+        self.snapshot()
+    }
+
+    /// The plugin that the config is for.
+    pub fn plugin_of(&self, config: &Value) -> Call<'_> {
+        self.plugin(config["type"].as_str().unwrap())
+    }
+
+    /// # Panics
+    /// When the host is not as in the snapshot: shows what differs.
+    pub fn assert_as(&self, before: &Snapshot) {
+        let diff = before.diff(&self.snapshot());
+        assert!(diff.is_empty(), "the host is not as before (- before, + now):\n{diff}");
+    }
+
+    /// # Panics
+    /// When a failed call left more than folders and locks: shows what.
+    pub fn assert_nothing_made(&self, before: &Snapshot) {
+        let diff = before.diff_without_skeleton(&self.snapshot());
+        assert!(diff.is_empty(), "the host is not as before (- before, + now):\n{diff}");
+    }
+
+    /// Waits until the host has so many pods' links: the kernel removes those of a namespace some time after its end.
+    pub fn wait_for_ports(&self, count: usize) {
+        let ports = || self.json("ip -j link show type veth").as_array().unwrap().len();
+        let deadline = Instant::now() + PATIENCE;
+        while ports() != count && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn next_id(&self) -> String {
+        format!("pod-{}", self.pods.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+/// Mounts that nobody else sees.
+fn private_mounts() {
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    tmpfs("/run");
+    fs::create_dir_all(SCRATCH).unwrap();
+    // The folder may not exist, and is not to be made on the machine itself.
+    if Path::new("/var/lib/cni").is_dir() {
+        tmpfs("/var/lib/cni");
+    } else {
+        assert!(
+            !bin_dir().starts_with("/var/lib"),
+            "make a folder /var/lib/cni, so that an empty one can be put over it"
+        );
+        tmpfs("/var/lib");
+    }
+    // Shows the links of the namespace it is mounted in.
+    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>).unwrap();
+}
+
+fn tmpfs(path: &str) {
+    mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some("mode=0755")).unwrap();
+}

@@ -1,0 +1,45 @@
+//! What the caller says about the run, by environment variables.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+/// The plugins under test: `CNI_BIN_DIR`, by default `bin/` of the workspace.
+pub fn bin_dir() -> PathBuf {
+    folder("CNI_BIN_DIR", "bin")
+}
+
+/// The CNI project's `cnitool`: `CNITOOL`, by default where `make prerequisites` puts it.
+pub fn cnitool() -> PathBuf {
+    folder("CNITOOL", ".build/bin/cnitool")
+}
+
+/// The reference's plugins, for tests in which both suites take turns: `CNI_REFERENCE_DIR`, by default where
+/// `make prerequisites` puts them. `None` when there is no `bridge` in it.
+pub fn reference_dir() -> Option<PathBuf> {
+    Some(folder("CNI_REFERENCE_DIR", ".build/reference")).filter(|dir| dir.join("bridge").is_file())
+}
+
+/// Whether the plugins under test are the reference's (`OXBRIDGE_PEER=reference`): then
+/// [`expected`](crate::expected) failures count as such.
+pub fn is_reference() -> bool {
+    env::var_os("OXBRIDGE_PEER").is_some_and(|peer| peer == "reference")
+}
+
+/// The CNI versions that the plugins under test must speak: Debian's build of the reference is older than 1.1.0.
+pub fn versions() -> &'static [&'static str] {
+    const ALL: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+    if is_reference() { &ALL[..6] } else { &ALL }
+}
+
+/// The root of the workspace.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn folder(variable: &str, default: &str) -> PathBuf {
+    let path = env::var_os(variable).map_or_else(|| workspace().join(default), PathBuf::from);
+    // Commands run with another working directory.
+    path.canonicalize().unwrap_or(path)
+}

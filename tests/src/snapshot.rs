@@ -1,0 +1,214 @@
+//! The state of a host, as independent readers print it, in lines that can be compared.
+//!
+//! Left out is what differs from call to call although nothing was left: indices, handles, counters, timers,
+//! carrier, the kernel's own link-local addresses, how far the store's cursors have got.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use serde_json::{Map, Value};
+
+use crate::{Host, Place, host::SCRATCH};
+
+/// Lines, each starting with what it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot(BTreeSet<String>);
+
+impl Snapshot {
+    /// Of now.
+    pub fn of(host: &Host) -> Self {
+        let mut lines = BTreeSet::new();
+        links(host, &mut lines);
+        routes(host, &mut lines);
+        nftables(host, &mut lines);
+        iptables(host, &mut lines);
+        for name in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+            lines.insert(format!("sysctl {name} = {:?}", host.read(&format!("/proc/sys/{name}"))));
+        }
+        host.enter(|| {
+            for folder in ["/run", "/var/lib/cni"] {
+                files(Path::new(folder), &mut lines);
+            }
+        });
+        Self(lines)
+    }
+
+    /// What differs in a later one: a line for each thing that is gone (`-`) or new (`+`). Empty if nothing does.
+    pub fn diff(&self, later: &Self) -> String {
+        let gone = self.0.difference(&later.0).map(|line| format!("- {line}\n"));
+        let new = later.0.difference(&self.0).map(|line| format!("+ {line}\n"));
+        gone.chain(new).collect()
+    }
+
+    /// [`diff`](Self::diff) without what stays once it was made, also by an ADD that failed: folders, locks and
+    /// cursors of the store, lock files. Reservations count.
+    pub fn diff_without_skeleton(&self, later: &Self) -> String {
+        let diff = self.diff(later);
+        let is_skeleton = |line: &str| {
+            let path =
+                line.contains(" folder /") || line.contains("/last_reserved_ip.") || line.contains("/.oxbridge/");
+            path || line.starts_with("+ file /") && line.ends_with(": \"\"")
+        };
+        diff.lines().filter(|line| !is_skeleton(line)).map(|line| format!("{line}\n")).collect()
+    }
+
+    /// Whether some line has this text.
+    pub fn mentions(&self, text: &str) -> bool {
+        self.lines(text).next().is_some()
+    }
+
+    /// The lines that have this text.
+    pub fn lines<'a>(&'a self, text: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().map(String::as_str).filter(move |line| line.contains(text))
+    }
+}
+
+fn links(host: &Host, lines: &mut BTreeSet<String>) {
+    const CARRIER: [&str; 3] = ["NO-CARRIER", "LOWER_UP", "M-DOWN"];
+    for mut link in array(host.json("ip -d -j address")) {
+        let keys = link.as_object_mut().unwrap();
+        let name = text(&keys["ifname"]);
+        for address in array(keys.remove("addr_info").unwrap_or_default()) {
+            if !text(&address["local"]).starts_with("fe80:") {
+                let (local, prefix, scope) = (text(&address["local"]), &address["prefixlen"], &address["scope"]);
+                lines.insert(format!("address {name} {local}/{prefix} scope {scope}"));
+            }
+        }
+        for key in ["ifindex", "link_index", "link_netnsid", "operstate"] {
+            keys.remove(key);
+        }
+        if let Some(flags) = keys.get_mut("flags").and_then(Value::as_array_mut) {
+            flags.retain(|flag| !CARRIER.contains(&flag.as_str().unwrap()));
+        }
+        for part in ["info_data", "info_slave_data"] {
+            if let Some(data) = keys.get_mut("linkinfo").and_then(|info| info.get_mut(part)?.as_object_mut()) {
+                data.retain(|key, _| !key.ends_with("_timer"));
+            }
+        }
+        lines.insert(format!("link {name} {link}"));
+    }
+}
+
+fn routes(host: &Host, lines: &mut BTreeSet<String>) {
+    for family in [4, 6] {
+        for mut route in array(host.json(&format!("ip -{family} -j route show table all"))) {
+            let dst = text(&route["dst"]);
+            // The kernel makes these for every link that is up, when it gets to it.
+            // Those of the table local go with the addresses, of which there is a line each.
+            if !dst.starts_with("fe80:") && !dst.starts_with("ff00:") && route["table"] != "local" {
+                route.as_object_mut().unwrap().remove("flags");
+                lines.insert(format!("route {route}"));
+            }
+        }
+        for rule in array(host.json(&format!("ip -{family} -j rule"))) {
+            lines.insert(format!("rule -{family} {rule}"));
+        }
+    }
+}
+
+fn nftables(host: &Host, lines: &mut BTreeSet<String>) {
+    for mut object in ruleset(host) {
+        forget(&mut object);
+        for kind in ["set", "map"] {
+            let Some(set) = object.get_mut(kind) else { continue };
+            let elements = set.as_object_mut().unwrap().remove("elem").unwrap_or_default();
+            let name = format!("{} {} {}", text(&set["family"]), text(&set["table"]), text(&set["name"]));
+            for element in array(elements) {
+                lines.insert(format!("nft element {name} {element}"));
+            }
+        }
+        lines.insert(format!("nft {object}"));
+    }
+}
+
+/// The objects of `nft -j list ruleset`.
+pub fn ruleset(host: &Host) -> Vec<Value> {
+    array(host.json("nft -j list ruleset")["nftables"].take())
+}
+
+/// Removes handles and counts, wherever they are.
+fn forget(value: &mut Value) {
+    match value {
+        Value::Object(keys) => {
+            keys.remove("handle");
+            if let Some(counter) = keys.get_mut("counter") {
+                *counter = Value::Null;
+            }
+            keys.values_mut().for_each(forget);
+        }
+        Value::Array(values) => values.iter_mut().for_each(forget),
+        _ => {}
+    }
+}
+
+fn iptables(host: &Host, lines: &mut BTreeSet<String>) {
+    for program in ["iptables-save", "ip6tables-save"] {
+        let Ok(saved) = host.try_run(&format!("{program} -t nat")) else { continue };
+        for line in saved.lines().filter(|line| line.starts_with([':', '-'])) {
+            let line = line.split(" [").next().unwrap_or(line);
+            lines.insert(format!("{program} {line}"));
+        }
+    }
+}
+
+fn files(path: &Path, lines: &mut BTreeSet<String>) {
+    let name = path.display().to_string();
+    if path.starts_with(SCRATCH) {
+        return;
+    }
+    if path.is_dir() {
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            files(&entry.path(), lines);
+        }
+        lines.insert(format!("folder {name}"));
+    } else if name.contains("/.") || name.contains("/last_reserved_ip.") {
+        // What is inside is the plugin's own affair; that it is there is not.
+        lines.insert(format!("file {name}"));
+    } else {
+        lines.insert(format!("file {name}: {:?}", fs::read_to_string(path).unwrap_or_default()));
+    }
+}
+
+fn array(value: Value) -> Vec<Value> {
+    if let Value::Array(values) = value { values } else { Vec::new() }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// An element of an nftables set or map, and where it is.
+#[derive(Debug, Clone)]
+pub struct Element {
+    /// `set` or `map`.
+    pub kind: &'static str,
+    /// Family, table and name of the set, as `nft` wants them.
+    pub set: String,
+    /// The element's own document.
+    pub json: Value,
+}
+
+/// The elements whose comment (or key) has this text.
+pub fn elements(host: &Host, text: &str) -> Vec<Element> {
+    let mut found = Vec::new();
+    for object in ruleset(host) {
+        for kind in ["set", "map"] {
+            let Some(set) = object.get(kind).and_then(Value::as_object) else { continue };
+            let name = ["family", "table", "name"].map(|key| set[key].as_str().unwrap()).join(" ");
+            for json in array(set.get("elem").cloned().unwrap_or_default()) {
+                if json.to_string().contains(text) {
+                    found.push(Element { kind, set: name.clone(), json });
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The rules and chains of which the document has this text.
+pub fn rules(host: &Host, text: &str) -> Vec<Map<String, Value>> {
+    let objects = ruleset(host).into_iter().filter_map(|object| {
+        let object = object.as_object()?.clone();
+        (object.contains_key("rule") || object.contains_key("chain")).then_some(object)
+    });
+    objects.filter(|object| Value::Object(object.clone()).to_string().contains(text)).collect()
+}

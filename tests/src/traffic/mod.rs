@@ -1,0 +1,35 @@
+//! Traffic: what can be reached, how soon, and as whom.
+
+mod ping;
+mod tcp;
+
+pub mod outside;
+
+pub use ping::{ping, reaches};
+pub use tcp::source_seen;
+
+use std::{net::IpAddr, time::Duration};
+
+use crate::Place;
+
+/// How long an answer may take that has to come.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an answer is waited for that must not come.
+pub const SILENCE: Duration = Duration::from_millis(250);
+
+/// # Panics
+/// When there is no answer.
+pub fn assert_reaches(from: &impl Place, to: &str) {
+    assert!(reaches(from, to), "no answer from {to}; the routes here:\n{}", state(from));
+}
+
+/// # Panics
+/// When there is an answer.
+pub fn assert_silent(from: &impl Place, to: &str) {
+    let to: IpAddr = to.parse().unwrap();
+    assert!(ping(from, to, SILENCE).is_none(), "{to} answers");
+}
+
+fn state(place: &impl Place) -> String {
+    ["ip address", "ip route", "ip -6 route", "ip neighbour"].map(|line| place.run(line)).join("\n")
+}

@@ -1,0 +1,36 @@
+//! Replays the corpus of the fuzz targets (`fuzz/corpus`): what fuzzing found once is an
+//! ordinary test from then on. Needs neither root nor libFuzzer.
+
+#[allow(unreachable_pub, reason = "it is a library there")]
+#[path = "../../fuzz/src/lib.rs"]
+mod targets;
+
+use std::{fs, path::Path};
+
+/// Runs every input of a target; each must pass without a panic.
+fn replay(target: &str, check: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+    let mut inputs: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    inputs.sort();
+    assert!(!inputs.is_empty(), "{} is empty", folder.display());
+    for input in inputs {
+        // Shown when the check panics: which input it was.
+        println!("{}", input.display());
+        check(&fs::read(&input).unwrap());
+    }
+}
+
+#[test]
+fn stdin() {
+    replay("stdin", targets::stdin);
+}
+
+#[test]
+fn prev_result() {
+    replay("prev_result", targets::prev_result);
+}
+
+#[test]
+fn cni_args() {
+    replay("cni_args", targets::cni_args);
+}

@@ -1,0 +1,145 @@
+//! Every config in `conf-examples/` works as it is.
+
+use std::{collections::BTreeSet, fs};
+
+use serde_json::Value;
+use tests::{
+    Host, Network, Place, case,
+    settings::workspace,
+    traffic::{assert_reaches, assert_silent, outside::SERVER4, outside::SERVER6},
+};
+
+/// The text of an example.
+fn text(file: &str) -> String {
+    fs::read_to_string(workspace().join("conf-examples").join(file)).unwrap()
+}
+
+/// Two pods are attached by `cnitool`, do what the config promises, and are detached.
+fn works(file: &str) {
+    let text = text(file);
+    let config: Value = serde_json::from_str(&text).unwrap();
+    let version = config["cniVersion"].as_str().unwrap();
+    let plugin = config["plugins"].get(0).unwrap_or(&config);
+    let host = Host::new();
+    host.outside();
+    let network = Network::of_file(&host, config["name"].as_str().unwrap(), file, &text);
+    let lo = plugin["type"] == "loopback";
+    let single = plugin["ipam"]["type"] == "static";
+    let pods = || {
+        let mut pods = vec![host.pod(), host.pod()];
+        // Its address can be given once.
+        pods.truncate(if single { 1 } else { 2 });
+        for pod in &mut pods {
+            if lo {
+                pod.ifname = "lo".to_owned();
+            }
+        }
+        pods
+    };
+    let warm_up = pods();
+    network.add(&warm_up[0]).ok();
+    network.del(&warm_up[0]).ok();
+    let before = host.snapshot();
+    let pods = pods();
+    for pod in &pods {
+        network.add(pod).ok();
+        if version >= "0.4.0" {
+            network.check(pod).ok();
+        }
+    }
+    if lo {
+        assert_reaches(&pods[0], "127.0.0.1");
+    }
+    let bridge = plugin["bridge"].as_str().unwrap_or_default();
+    let addresses = |place: &dyn Fn() -> Vec<String>| -> Vec<String> {
+        place().iter().map(|a| a.split('/').next().unwrap().to_owned()).collect()
+    };
+    let of_pod = addresses(&|| if lo { Vec::new() } else { pods[0].addresses() });
+    if plugin["isGateway"] == true {
+        for gateway in gateways(&host, bridge) {
+            assert_reaches(&pods[0], &gateway);
+        }
+        if of_pod.iter().any(|a| !a.contains(':')) {
+            assert_reaches(&pods[0], SERVER4);
+        }
+        if of_pod.iter().any(|a| a.contains(':')) {
+            assert_reaches(&pods[0], SERVER6);
+        }
+    }
+    if !single {
+        for address in of_pod {
+            if plugin["portIsolation"] == true {
+                assert_silent(&pods[1], &address);
+            } else {
+                assert_reaches(&pods[1], &address);
+            }
+        }
+    }
+    for pod in &pods {
+        network.del(pod).ok();
+    }
+    host.assert_as(&before);
+}
+
+fn gateways(host: &Host, bridge: &str) -> Vec<String> {
+    let link = host.link(bridge).unwrap();
+    let addresses = link["addr_info"].as_array().unwrap().iter().filter(|a| a["scope"] == "global");
+    addresses.map(|a| a["local"].as_str().unwrap().to_owned()).collect()
+}
+
+macro_rules! examples {
+    ($($name:ident: $file:literal,)*) => {
+        $(
+            #[test]
+            fn $name() {
+                case(|| works($file));
+            }
+        )*
+        const FILES: &[&str] = &[$($file),*];
+    };
+}
+
+examples! {
+    tutorial_as_a_single_plugin: "10-mynet.conf",
+    tutorial: "10-tutorial.conflist",
+    kubernetes: "10-kubernetes.conflist",
+    dual_stack: "20-dual-stack.conflist",
+    ipv6_only: "21-ipv6-only.conflist",
+    several_ranges: "22-several-ranges.conflist",
+    layer2: "31-layer2.conflist",
+    static_addresses: "40-static.conflist",
+    macspoofchk: "50-macspoofchk.conflist",
+    isolation: "51-isolation.conflist",
+    podman: "87-podman.conflist",
+    loopback: "99-loopback.conflist",
+}
+
+/// Where the kernel cannot filter VLANs, [`crate::vlan`] says what has to happen.
+#[test]
+fn vlan() {
+    case(|| {
+        if crate::vlan::can_filter(&Host::new()) {
+            works("30-vlan.conflist");
+            return;
+        }
+        let host = Host::new();
+        let before = host.snapshot();
+        let network = Network::of_file(&host, "vlan", "30-vlan.conflist", &text("30-vlan.conflist"));
+        let reply = network.add(&host.pod());
+        assert!(!reply.status.success() && reply.stderr.to_lowercase().contains("vlan"), "{reply}");
+        host.assert_nothing_made(&before);
+    });
+}
+
+#[test]
+fn each_one_has_a_test_and_a_line_in_the_readme() {
+    case(|| {
+        let folder = fs::read_dir(workspace().join("conf-examples")).unwrap();
+        let names = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let there: BTreeSet<String> = names.filter(|name| name != "README.md").collect();
+        let tested: BTreeSet<String> = FILES.iter().copied().chain(["30-vlan.conflist"]).map(str::to_owned).collect();
+        assert_eq!(there, tested);
+        let readme = text("README.md");
+        assert!(there.iter().all(|name| readme.contains(&format!("({name})"))));
+    });
+}

@@ -1,0 +1,32 @@
+//! The whole suite, by topic: every test is a node and pods of its own, and the built binaries.
+//!
+//! `make e2e TEST=name` runs those whose names contain `name`, with their logs.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
+mod announce;
+mod bridge_add;
+mod bridge_check;
+mod bridge_del;
+mod bridge_link;
+mod chroot;
+mod config_errors;
+mod conflict;
+mod dad;
+mod delegate;
+mod examples;
+mod gc_status;
+mod host_local;
+mod layer2;
+mod loopback;
+mod macspoof;
+mod masquerade;
+mod processes;
+mod protocol;
+mod reference_pods;
+mod results;
+mod routes;
+mod static_ipam;
+mod suite;
+mod turns;
+mod undo;
+mod vlan;
