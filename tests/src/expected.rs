@@ -117,6 +117,7 @@ pub const FAILURES: &[(&str, &[&str])] = &[
             "reference_pods::are_removed_by_del_without_the_namespace",
         ],
     ),
+    ("leaves the MTU of a bridge that exists", &["bridge_link::mtu_of_an_operators_bridge_is_never_ignored"]),
     ("mtu is a number", &["bridge_link::mtu_auto_is_that_of_the_default_routes_link"]),
     (
         "its binaries are larger than 2.2 MB and, as Debian builds them, dynamic",
@@ -222,6 +223,7 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         "CHECK of 1.1.1 compares every address, in the wrong way: fails where it should not",
         &["static_ipam::check_compares_gateways"],
     ),
+    ("hangs when it tries a busy file again", &["delegate::that_is_being_written_is_waited_for"]),
     ("waits for its delegate for ever", &["undo::a_delegate_that_never_ends_is_ended"]),
     ("counts ADD as done before it prints", &["undo::a_result_that_nobody_can_read_undoes_everything"]),
     (

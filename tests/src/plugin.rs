@@ -5,6 +5,7 @@ use std::{
     fmt,
     fs::File,
     io::{self, Read, Write},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     sync::mpsc,
@@ -14,7 +15,7 @@ use std::{
 
 use nix::{
     sched::{CloneFlags, unshare},
-    sys::signal::{Signal, kill},
+    sys::signal::{Signal, kill, killpg},
     unistd::{Pid, chdir, chroot},
 };
 use serde_json::Value;
@@ -184,7 +185,8 @@ type When<'h> = (Signal, Box<dyn Fn() -> bool + Send + 'h>);
 /// Starts the program, feeds it, and collects what it says.
 fn converse(mut command: Command, stdin: &[u8], signal: Option<When<'_>>) -> Reply {
     let start = Instant::now();
-    let mut child = command.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
+    let mut child =
+        command.process_group(0).spawn().unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
     let pid = Pid::from_raw(child.id().try_into().unwrap());
     let (done, ended) = mpsc::channel::<()>();
     thread::scope(|s| {
@@ -196,7 +198,8 @@ fn converse(mut command: Command, stdin: &[u8], signal: Option<When<'_>>) -> Rep
                 _ = kill(pid, signal);
             }
             if ended.recv_timeout(STUCK) == Err(mpsc::RecvTimeoutError::Timeout) {
-                _ = kill(pid, Signal::SIGKILL);
+                // With what it has started.
+                _ = killpg(pid, Signal::SIGKILL);
             }
         });
         let stderr = child.stderr.take().unwrap();

@@ -1,5 +1,6 @@
 //! Replays the corpus of the fuzz targets (`fuzz/corpus`): what fuzzing found once is an
 //! ordinary test from then on. Needs neither root nor libFuzzer.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 #[allow(unreachable_pub, reason = "it is a library there")]
 #[path = "../../fuzz/src/lib.rs"]

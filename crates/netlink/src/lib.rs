@@ -13,6 +13,7 @@ mod error;
 pub mod link;
 pub mod monitor;
 pub mod neigh;
+pub mod netconf;
 pub mod nft;
 pub mod route;
 mod socket;

@@ -24,6 +24,10 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_INET_CONF: u16 = 1;
+const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
+const AF_INET: u16 = 2;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
@@ -93,8 +97,6 @@ pub struct NewBridge<'a> {
     pub mtu: Option<u32>,
     /// Whether VLAN filtering is on.
     pub vlan_filtering: bool,
-    /// The mark by which its maker knows it again.
-    pub alias: &'a str,
 }
 
 /// A veth pair to be made, its host end in the socket's namespace.
@@ -164,9 +166,9 @@ pub fn has_ports(socket: &mut Socket, bridge: u32) -> Result<bool> {
     Ok(!ports(socket, bridge)?.is_empty())
 }
 
-/// Makes a bridge, marks it and sets it up; `EEXIST` if the name is taken. Returns its index.
-pub fn create_bridge(socket: &mut Socket, new: &NewBridge<'_>) -> Result<u32> {
-    let mut builder = LinkBridge::new(new.name).address(new.mac.to_vec());
+/// Makes a bridge, which is down at first; `EEXIST` if the name is taken.
+pub fn create_bridge(socket: &mut Socket, new: &NewBridge<'_>) -> Result<()> {
+    let mut builder = LinkMessageBuilder::<LinkBridge>::new(new.name).address(new.mac.to_vec());
     if let Some(mtu) = new.mtu {
         builder = builder.mtu(mtu);
     }
@@ -175,11 +177,7 @@ pub fn create_bridge(socket: &mut Socket, new: &NewBridge<'_>) -> Result<u32> {
     }
     let mut request = Request::new();
     request.typed(libc::RTM_NEWLINK, ACK | CREATE | EXCL, &builder.build());
-    socket.transact(&request, |_| ())?;
-    // Creation has no room for an alias. By index: from here on it is certainly the one that was just made.
-    let made = by_name(socket, new.name)?.ok_or(Errno::ENODEV)?;
-    set(socket, made.index, |m| with_alias(m, new.alias))?;
-    Ok(made.index)
+    socket.transact(&request, |_| ())
 }
 
 /// Turns VLAN filtering of a bridge on.
@@ -294,6 +292,22 @@ fn push_set(
 /// Appends the request that sets a link up.
 pub fn push_up(request: &mut Request, index: u32) {
     push_set(request, index, LinkMessageBuilder::up);
+}
+
+/// Appends the request that lets a link announce its IPv4 addresses whenever its own address is set (the sysctl
+/// `arp_notify`, without looking for its file: that takes the longer the more namespaces there are).
+pub fn push_arp_notify(request: &mut Request, index: u32) {
+    let mut header = [0; IFINFOMSG_LEN];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    request.message(libc::RTM_SETLINK, ACK, |w| {
+        w.header(&header).nest(IFLA_AF_SPEC, |w| {
+            w.nest(AF_INET, |w| {
+                w.nest(IFLA_INET_CONF, |w| {
+                    w.u32(IPV4_DEVCONF_ARP_NOTIFY, 1);
+                });
+            });
+        });
+    });
 }
 
 /// Whether the kernel refused a name because it is taken.

@@ -18,6 +18,8 @@ const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 /// A dump that other writers disturb is asked for again this often, then its last answer is an error.
 const DUMP_TRIES: usize = 20;
+/// Messages of one send whose acknowledgements fit into the smallest receive buffer (each takes some 800 bytes of it).
+const SLICE: usize = 64;
 /// The kernel builds dump messages of at most 32 KiB.
 const RECEIVE_BUFFER: usize = 32 * 1024;
 
@@ -76,8 +78,18 @@ impl Socket {
     /// The kernel works inside `send`, so everything is queued by the time it returns: reading until the queue is
     /// empty can neither miss an answer nor wait for one that never comes (an nf_tables batch that is refused at
     /// its first message acknowledges nothing else).
-    pub fn transact(&mut self, request: &Request, mut each: impl FnMut(Message<'_>)) -> Result<()> {
-        self.send(request.bytes())?;
+    pub fn transact(&mut self, request: &Request, each: impl FnMut(Message<'_>)) -> Result<()> {
+        self.exchange(request.bytes(), each)
+    }
+
+    /// The same for requests that each stand for themselves, in slices: the acknowledgements of hundreds at once would
+    /// not fit into the socket's buffer. Ends at the first slice with a refusal.
+    pub fn transact_each(&mut self, request: &Request) -> Result<()> {
+        request.slices(SLICE).into_iter().try_for_each(|slice| self.exchange(slice, |_| ()))
+    }
+
+    fn exchange(&mut self, bytes: &[u8], mut each: impl FnMut(Message<'_>)) -> Result<()> {
+        self.send(bytes)?;
         let mut first = None;
         while let Some(len) = self.receive(MsgFlags::MSG_DONTWAIT)? {
             for message in Messages(&self.buf[..len]) {

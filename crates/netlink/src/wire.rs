@@ -33,14 +33,14 @@ const fn align(len: usize) -> usize {
 #[derive(Debug, Default)]
 pub struct Request {
     buf: Vec<u8>,
-    messages: u32,
+    starts: Vec<usize>,
 }
 
 impl Request {
     /// An empty request.
     #[must_use]
     pub fn new() -> Self {
-        Self { buf: Vec::with_capacity(1024), messages: 0 }
+        Self { buf: Vec::with_capacity(1024), starts: Vec::new() }
     }
 
     /// The bytes to send; sequence numbers count from 1 in the order of the messages.
@@ -49,10 +49,17 @@ impl Request {
         &self.buf
     }
 
+    /// The same in pieces of at most `messages` messages each.
+    pub(crate) fn slices(&self, messages: usize) -> Vec<&[u8]> {
+        let starts: Vec<usize> = self.starts.iter().copied().step_by(messages.max(1)).collect();
+        let ends = starts.iter().copied().skip(1).chain([self.buf.len()]);
+        starts.iter().copied().zip(ends).map(|(start, end)| &self.buf[start..end]).collect()
+    }
+
     /// Number of messages.
     #[must_use]
-    pub fn messages(&self) -> u32 {
-        self.messages
+    pub fn messages(&self) -> usize {
+        self.starts.len()
     }
 
     /// Appends a message of type `kind`; `body` writes its fixed header and attributes.
@@ -74,11 +81,12 @@ impl Request {
 
     fn begin(&mut self, kind: u16, flags: u16) -> usize {
         let start = self.buf.len();
-        self.messages += 1;
+        self.starts.push(start);
+        let sequence = u32::try_from(self.starts.len()).unwrap_or(u32::MAX);
         self.buf.extend_from_slice(&[0; 4]);
         self.buf.extend_from_slice(&kind.to_ne_bytes());
         self.buf.extend_from_slice(&(flags | REQUEST).to_ne_bytes());
-        self.buf.extend_from_slice(&self.messages.to_ne_bytes());
+        self.buf.extend_from_slice(&sequence.to_ne_bytes());
         self.buf.extend_from_slice(&[0; 4]);
         start
     }
@@ -287,6 +295,9 @@ mod tests {
         assert_eq!(messages.len(), 2);
         assert_eq!((messages[0].kind, messages[0].flags, messages[0].seq), (16, ACK | REQUEST, 1));
         assert_eq!((messages[1].kind, messages[1].seq, messages[1].body.len()), (17, 2, 8));
+        let slices = request.slices(1);
+        assert_eq!((slices.len(), slices.concat()), (2, request.bytes().to_vec()));
+        assert_eq!(request.slices(2), [request.bytes()]);
         let attrs = Attrs::behind(messages[0].body, 16);
         assert_eq!(attrs.string(3).as_deref(), Some("veth0"));
         assert_eq!(attrs.find(4).and_then(u32_ne), Some(1500));

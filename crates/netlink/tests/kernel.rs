@@ -14,7 +14,7 @@ use netlink::monitor::Monitor;
 use netlink::nft::{Batch, Comparison, Family, Hook, Nft, Offset, SetType, Verdict};
 use netlink::route::{self, Route};
 use netlink::wire::Request;
-use netlink::{Errno, Protocol, Socket, neigh};
+use netlink::{Errno, Protocol, Socket, neigh, netconf};
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::Value;
 
@@ -63,14 +63,12 @@ fn json(program: &str, args: &[&str]) -> Value {
 const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 fn bridge(socket: &mut Socket) -> u32 {
-    let new = NewBridge {
-        name: "br0",
-        mac: BRIDGE_MAC,
-        mtu: Some(1400),
-        vlan_filtering: false,
-        alias: "oxbridge bridge br0",
-    };
-    link::create_bridge(socket, &new).unwrap()
+    let new = NewBridge { name: "br0", mac: BRIDGE_MAC, mtu: Some(1400), vlan_filtering: false };
+    link::create_bridge(socket, &new).unwrap();
+    let made = link::by_name(socket, "br0").unwrap().unwrap();
+    assert!(!made.is_up());
+    link::set_up(socket, made.index).unwrap();
+    made.index
 }
 
 fn pair(socket: &mut Socket, master: u32, pod: &File) -> link::Link {
@@ -99,7 +97,6 @@ fn a_bridge_is_as_asked_for_and_keeps_its_address() {
         let seen = &json("ip", &["-j", "-d", "link", "show", "br0"])[0];
         assert_eq!(seen["address"], "02:00:00:00:00:01");
         assert_eq!(seen["mtu"], 1400);
-        assert_eq!(seen["ifalias"], "oxbridge bridge br0");
         assert_eq!(seen["linkinfo"]["info_kind"], "bridge");
         assert!(seen["flags"].as_array().unwrap().contains(&"UP".into()));
         let ours = link::by_name(&mut socket, "br0").unwrap().unwrap();
@@ -107,7 +104,7 @@ fn a_bridge_is_as_asked_for_and_keeps_its_address() {
         assert_eq!(port.master, Some(ours.index));
         let taken = link::create_bridge(
             &mut socket,
-            &NewBridge { name: "br0", mac: BRIDGE_MAC, mtu: None, vlan_filtering: false, alias: "" },
+            &NewBridge { name: "br0", mac: BRIDGE_MAC, mtu: None, vlan_filtering: false },
         );
         assert!(taken.unwrap_err().is(Errno::EEXIST));
     });
@@ -124,12 +121,19 @@ fn a_pair_is_made_with_both_ends_in_place() {
         let alias = "x".repeat(255);
         link::push_alias(&mut request, host.index, &alias);
         netlink::bridge::push_port(&mut request, host.index, true, true);
+        link::push_arp_notify(&mut request, host.index);
         socket.transact(&request, |_| ()).unwrap();
         let seen = &json("ip", &["-j", "-d", "link", "show", "vethtest0"])[0];
         assert_eq!((&seen["master"], &seen["ifalias"]), (&"br0".into(), &alias.as_str().into()));
         assert_eq!(seen["linkinfo"]["info_slave_data"]["hairpin"], true);
         assert_eq!(seen["linkinfo"]["info_slave_data"]["isolated"], true);
         assert_eq!(seen["mtu"], 1400);
+        let setting = std::fs::read_to_string("/proc/sys/net/ipv4/conf/vethtest0/arp_notify").unwrap();
+        assert_eq!(setting.trim(), "1");
+        assert_eq!(netconf::is_forwarding(&mut socket, false), Ok(false));
+        assert_eq!(netconf::is_forwarding(&mut socket, true), Ok(false));
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        assert_eq!(netconf::is_forwarding(&mut socket, false), Ok(true));
         let port = link::by_index(&mut socket, host.index).unwrap().unwrap().port.unwrap();
         assert!(port.hairpin && port.isolated && !port.forwarding);
         let peer = inside(&pod, || {

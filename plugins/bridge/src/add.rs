@@ -2,6 +2,7 @@
 
 use cni::{AddResult, Attachment, Call, Cidr, Error, Interface, delegate};
 use host::netns::NetNs;
+use host::sysctl::Dir;
 use host::undo::Undo;
 use netlink::nft::Nft;
 use netlink::{Protocol, Socket, link, neigh};
@@ -10,7 +11,7 @@ use crate::bridge::{self, Bridge};
 use crate::config::{MasqueradeBackend, Plan};
 use crate::ruleset::{self, NewElement, Skeleton};
 use crate::veth::{self, Veth};
-use crate::{gateway, iptables, masquerade, pod, port, spoof};
+use crate::{gateway, iptables, lock, masquerade, pod, port, spoof};
 
 /// Tells our own IPAM plugin that the attachment's host link is this plugin's, so that its absence means something.
 pub(crate) const MADE_BY: (&str, &str) = ("OXBRIDGE_PLUGIN", "bridge");
@@ -37,30 +38,37 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     let mut undo = Undo::new();
     // The delegate works while this process looks at the bridge.
     let ipam = plan.ipam.as_deref().map(|ipam| delegate::start(call, ipam, "ADD", &[MADE_BY])).transpose()?;
-    let looked = look(&mut host, &plan);
+    let looked = look(&mut host, &netns, &plan);
     let mut result = AddResult::default();
     if let (Some(running), Some(ipam)) = (ipam, &plan.ipam) {
         // A failed IPAM ADD has left nothing; its DEL would free what the running container of this id holds.
-        result = running.wait_result(call)?;
-        undo.push("releasing the addresses", move || delegate::run(call, ipam, "DEL", &[MADE_BY]));
+        let release = || undo.push("releasing the addresses", move || delegate::run(call, ipam, "DEL", &[MADE_BY]));
+        result = running.wait_then(call, release)?;
         if result.ips.is_empty() {
             return Err(Error::internal(format!("IPAM plugin \"{ipam}\" returned missing IP config")));
         }
     }
-    let mtu = looked?;
+    let Looked { mtu, host_v6, pod_v6 } = looked?;
+    let has_v6 = result.ips.iter().any(|ip| !ip.address.is_ipv4());
+    if has_v6 && pod_v6.is_none() {
+        return Err(pod::no_ipv6());
+    }
     result.interfaces.clear();
     complete_routes(&plan, &mut result)?;
     step()?;
 
     let gateways = if plan.gateway { gateway::addresses(&result) } else { Vec::new() };
     let (bridge, gateway_link, veth) = connect(&mut host, &plan, &attachment, &netns, &gateways, mtu, &mut undo)?;
+    // The host takes nothing from what the pod announces.
+    let _ = host_v6.map(|settings| settings.overwrite(&format!("{}/accept_ra", veth.host_name), "0"));
     step()?;
     port::restrain(&mut host, &plan, &attachment, &bridge, &veth)?;
     install_rules(&plan, &attachment, &veth, &result, &mut undo)?;
     step()?;
 
+    let mut settles = false;
     if plan.ipam.is_some() {
-        pod::prepare(&netns, &plan, &attachment.ifname, &result)?;
+        settles = pod::prepare(pod_v6.as_ref(), &plan, &attachment.ifname, has_v6)?;
         pod::configure(&mut pod, &plan, &veth, &result)?;
     } else if !plan.leave_down {
         pod::set_up(&mut pod, &veth)?;
@@ -69,7 +77,10 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
         port::wait_until_forwarding(&mut host, &veth, &bridge)?;
     }
     if plan.ipam.is_some() {
-        pod::settle(&netns, &mut pod, &veth)?;
+        // With nothing but a link-local address that the kernel insists on looking at, the pod need not wait.
+        if has_v6 || settles {
+            pod::settle(&netns, &mut pod, &veth)?;
+        }
         if plan.announce {
             pod::announce(&mut pod, &veth)?;
         }
@@ -99,10 +110,22 @@ fn open(protocol: Protocol) -> Result<Socket, Error> {
     Socket::open(protocol).map_err(|e| Error::internal(format!("failed to open a netlink socket: {e}")))
 }
 
-/// What can be known of the host while IPAM is at work: that the name is a bridge's or free, and the MTU.
-fn look(host: &mut Socket, plan: &Plan) -> Result<Option<u32>, Error> {
-    bridge::get(host, &plan.bridge)?;
-    bridge::wanted_mtu(host, plan.mtu)
+/// What can be known while IPAM is at work.
+struct Looked {
+    /// MTU in bytes, if one was asked for.
+    mtu: Option<u32>,
+    /// IPv6's settings of the host's links.
+    host_v6: Option<Dir>,
+    /// IPv6's settings of the pod's links.
+    pod_v6: Option<Dir>,
+}
+
+fn look(host: &mut Socket, netns: &NetNs, plan: &Plan) -> Result<Looked, Error> {
+    let mtu = bridge::wanted_mtu(host, plan.mtu)?;
+    if let Some(link) = bridge::get(host, &plan.bridge)? {
+        bridge::refuse_foreign(plan, mtu, &link)?;
+    }
+    Ok(Looked { mtu, host_v6: Dir::open(bridge::V6_CONF).ok(), pod_v6: pod::v6_settings(netns)? })
 }
 
 /// Gives addresses the gateway that `isGateway` implies, their interface, and the pod its default routes.
@@ -119,8 +142,7 @@ fn complete_routes(plan: &Plan, result: &mut AddResult) -> Result<(), Error> {
         for v4 in [true, false] {
             let first = result.ips.iter().filter(|ip| ip.address.is_ipv4() == v4).find_map(|ip| ip.gateway);
             // A default route from IPAM leads to the same gateway, or to the one it names.
-            let has_default =
-                result.routes.iter().any(|r| pod::is_default(r) && r.dst.is_ipv4() == v4 && r.table.is_none());
+            let has_default = result.routes.iter().any(|r| pod::is_default(r) && r.dst.is_ipv4() == v4);
             if let (Some(gateway), false) = (first, has_default) {
                 result.routes.push(cni::Route::default_via(gateway));
             }
@@ -160,7 +182,8 @@ fn connect(
     mtu: Option<u32>,
     undo: &mut Undo<'_>,
 ) -> Result<(Bridge, Option<GatewayLink>, Veth), Error> {
-    // Another call that undoes its work may take an empty bridge away just after it was seen here.
+    // Other programs know nothing of the lock and may delete the bridge that was just seen.
+    let _lock = lock::bridges()?;
     for _ in 0..BRIDGE_TRIES {
         let bridge = bridge::ensure(host, plan, mtu, undo)?;
         let gateway_link = gateway_link(host, plan, &bridge, gateways, mtu, undo)?;
@@ -206,13 +229,13 @@ fn install_rules(
         return Ok(());
     }
     let mut nft = Nft::open().map_err(|e| Error::internal(format!("failed to open nf_tables: {e}")))?;
-    ruleset::install(&mut nft, attachment, &skeletons, &elements)?;
+    // Before it is done: a commit whose answer gets lost has happened.
     let owner = attachment.clone();
     undo.push("removing the pod's rules", move || {
         let mut nft = Nft::open().map_err(|e| Error::internal(e.to_string()))?;
         ruleset::remove(&mut nft, |element| ruleset::is_owned(element, &owner), |_, _| Ok(()))
     });
-    Ok(())
+    ruleset::install(&mut nft, attachment, &skeletons, &elements)
 }
 
 /// The host must not go on sending to an earlier owner of the addresses.

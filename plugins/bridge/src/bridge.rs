@@ -1,14 +1,20 @@
 //! The bridge itself: made if it is missing, repaired if it is ours, looked at closely if it is not.
 
 use cni::Error;
+use host::sysctl::Dir;
 use host::undo::Undo;
 use netlink::link::{self, Link, Mac, NewBridge};
+use netlink::wire::Request;
 use netlink::{Errno, Protocol, Socket, route};
 
 use crate::config::{Mtu, Plan};
 
 /// How the alias of a bridge begins that we made: only such a one is changed without being asked.
 const MARK: &str = "oxbridge bridge";
+/// How the alias of a VLAN's gateway port begins.
+pub(crate) const GATEWAY_PORT_MARK: &str = "oxbridge gateway port";
+/// Settings of links, for IPv6.
+pub(crate) const V6_CONF: &str = "net/ipv6/conf";
 
 /// A bridge that is as the plan wants it.
 #[derive(Debug, Clone)]
@@ -44,17 +50,12 @@ pub(crate) fn wanted_mtu(socket: &mut Socket, mtu: Mtu) -> Result<Option<u32>, E
     }
 }
 
-/// Makes sure that the bridge is there and as the plan wants it.
+/// Makes sure that the bridge is there and as the plan wants it. The caller holds the lock.
 pub(crate) fn ensure(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, undo: &mut Undo<'_>) -> Result<Bridge, Error> {
-    if let Some(link) = get(socket, &plan.bridge)? {
-        return reconcile(socket, plan, mtu, &link);
+    match get(socket, &plan.bridge)? {
+        Some(link) => reconcile(socket, plan, mtu, &link),
+        None => create(socket, plan, mtu, undo),
     }
-    // Two first pods at once: the second must see what the first has finished.
-    let _lock = crate::gateway::lock(&plan.bridge)?;
-    if let Some(link) = get(socket, &plan.bridge)? {
-        return reconcile(socket, plan, mtu, &link);
-    }
-    create(socket, plan, mtu, undo)
 }
 
 /// The bridge as it is; an error if a link of another kind has its name.
@@ -82,9 +83,8 @@ fn create(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, undo: &mut Undo<'_
     // Given at creation, the address stays; one that the kernel derives follows the ports, and every change of it
     // cuts the pods' connections until their neighbour entries age.
     let mac = host::mac::random().map_err(|e| Error::internal(format!("failed to create bridge \"{name}\": {e}")))?;
-    let alias = format!("{MARK} {name}");
-    let new = NewBridge { name, mac, mtu, vlan_filtering: plan.vlans.filtering, alias: &alias };
-    let index = match link::create_bridge(socket, &new) {
+    let new = NewBridge { name, mac, mtu, vlan_filtering: plan.vlans.filtering };
+    match link::create_bridge(socket, &new) {
         // Another program was quicker.
         Err(error) if error.is(Errno::EEXIST) => {
             let link = get(socket, name)?.ok_or_else(|| failed(name, &error))?;
@@ -92,26 +92,34 @@ fn create(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, undo: &mut Undo<'_
         }
         Err(error) if plan.vlans.filtering && error.is(Errno::EOPNOTSUPP) => return Err(no_filtering(name)),
         result => result.map_err(|e| failed(name, &e))?,
-    };
+    }
     let undone = name.clone();
-    undo.push("removing the bridge", move || remove_if_empty(&undone, index));
-    // The bridge must not take addresses or routes from what a pod announces.
-    let _ = host::sysctl::overwrite(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
-    let link = get(socket, name)?.ok_or_else(|| failed(name, &Errno::ENODEV.into()))?;
-    if plan.vlans.filtering && !link.bridge.unwrap_or_default().vlan_filtering {
+    undo.push("removing the bridge", move || remove(&undone, mac));
+    let made = get(socket, name)?.ok_or_else(|| failed(name, &Errno::ENODEV.into()))?;
+    let mut request = Request::new();
+    link::push_alias(&mut request, made.index, &format!("{MARK} {name}"));
+    socket.transact(&request, |_| ()).map_err(|e| failed(name, &e))?;
+    if plan.vlans.filtering && !made.bridge.unwrap_or_default().vlan_filtering {
         return Err(no_filtering(name));
     }
+    if let Ok(settings) = Dir::open(V6_CONF) {
+        // It must not take addresses or routes from what a pod announces. And it is still down: without duplicate
+        // address detection it has its link-local address at once, by which the host asks for its first pods.
+        for setting in ["accept_ra", "accept_dad"] {
+            let _ = settings.overwrite(&format!("{name}/{setting}"), "0");
+        }
+    }
+    let link = get(socket, name)?.ok_or_else(|| failed(name, &Errno::ENODEV.into()))?;
     reconcile(socket, plan, mtu, &link)
 }
 
-fn reconcile(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, link: &Link) -> Result<Bridge, Error> {
+/// Refuses a bridge of somebody else's that is not as the plan wants it. Nothing is changed.
+pub(crate) fn refuse_foreign(plan: &Plan, mtu: Option<u32>, link: &Link) -> Result<(), Error> {
     let name = &plan.bridge;
-    let is_ours = is_ours(link);
-    let state = link.bridge.unwrap_or_default();
-    let filtering = plan.vlans.filtering && !state.vlan_filtering;
-    let mtu = mtu.filter(|mtu| *mtu != link.mtu);
-    // All that is refused is refused before anything is changed.
-    if !is_ours && filtering {
+    if is_ours(link) {
+        return Ok(());
+    }
+    if plan.vlans.filtering && !link.bridge.unwrap_or_default().vlan_filtering {
         return Err(Error::internal(format!(
             "bridge \"{name}\" does not filter VLANs, and it was not made by this plugin"
         ))
@@ -119,14 +127,21 @@ fn reconcile(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, link: &Link) ->
             "its other ports could be cut off; if that is right: ip link set {name} type bridge vlan_filtering 1"
         )));
     }
-    if let (false, Some(mtu)) = (is_ours, mtu) {
-        return Err(Error::internal(format!(
+    match mtu {
+        Some(mtu) if mtu != link.mtu => Err(Error::internal(format!(
             "bridge \"{name}\" has an MTU of {} bytes, the config says {mtu}, and the bridge was not made by this plugin",
             link.mtu
         ))
-        .with_details(format!("change the config, or: ip link set {name} mtu {mtu}")));
+        .with_details(format!("change the config, or: ip link set {name} mtu {mtu}"))),
+        _ => Ok(()),
     }
-    if filtering {
+}
+
+fn reconcile(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, link: &Link) -> Result<Bridge, Error> {
+    let name = &plan.bridge;
+    refuse_foreign(plan, mtu, link)?;
+    let state = link.bridge.unwrap_or_default();
+    if plan.vlans.filtering && !state.vlan_filtering {
         match link::set_vlan_filtering(socket, name) {
             Err(error) if error.is(Errno::EOPNOTSUPP) => return Err(no_filtering(name)),
             result => result.map_err(|e| failed(name, &e))?,
@@ -137,7 +152,14 @@ fn reconcile(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, link: &Link) ->
         }
     }
     if let Some(mtu) = mtu {
-        link::set_mtu(socket, link.index, mtu).map_err(|e| failed(name, &e))?;
+        // What the host sends must fit through every port: with pods of a smaller MTU on it the bridge stays small.
+        if mtu < link.mtu || mtu > link.mtu && !link::has_ports(socket, link.index).map_err(|e| failed(name, &e))? {
+            link::set_mtu(socket, link.index, mtu).map_err(|e| failed(name, &e))?;
+        } else if mtu > link.mtu {
+            let text =
+                format_args!("\"{name}\" keeps its MTU of {} while pods are on it; the pod gets {mtu}", link.mtu);
+            host::syslog::warn("bridge", text);
+        }
     }
     if plan.promiscuous && !link.is_promiscuous() {
         link::set_promiscuous(socket, link.index).map_err(|e| failed(name, &e))?;
@@ -149,20 +171,28 @@ fn reconcile(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, link: &Link) ->
         index: link.index,
         name: name.clone(),
         mac: link.mac,
-        is_ours,
+        is_ours: is_ours(link),
         default_vlan: state.default_vlan,
         stp: state.stp,
     })
 }
 
-/// Takes back a bridge that this call made, unless another pod is on it already.
-fn remove_if_empty(name: &str, index: u32) -> Result<(), Error> {
-    let _lock = crate::gateway::lock(name)?;
+/// Takes back a bridge that this call made (its random address tells), unless another pod is on it already.
+fn remove(name: &str, mac: Mac) -> Result<(), Error> {
+    let _lock = crate::lock::bridges()?;
     let mut socket = Socket::open(Protocol::Route).map_err(|e| failed(name, &e))?;
-    if link::has_ports(&mut socket, index).map_err(|e| failed(name, &e))? {
-        return Ok(());
+    match get(&mut socket, name)? {
+        Some(link) if link.mac == Some(mac) && is_unused(&mut socket, link.index).map_err(|e| failed(name, &e))? => {
+            link::delete(&mut socket, link.index).map_err(|e| failed(name, &e))
+        }
+        _ => Ok(()),
     }
-    link::delete(&mut socket, index).map_err(|e| failed(name, &e))
+}
+
+/// Whether no pod is on the bridge; the gateway ports of its VLANs are none.
+pub(crate) fn is_unused(socket: &mut Socket, bridge: u32) -> netlink::Result<bool> {
+    let is_pod = |l: &Link| !l.alias.as_deref().is_some_and(|a| a.starts_with(GATEWAY_PORT_MARK));
+    Ok(!link::ports(socket, bridge)?.iter().any(is_pod))
 }
 
 fn no_filtering(name: &str) -> Error {

@@ -10,7 +10,7 @@ use netlink::nft::{Family, Nft, Rule};
 use netlink::route::{self, MAIN_TABLE, Route};
 use netlink::{Protocol, Socket, addr, bridge as ports};
 
-use crate::config::{MasqueradeBackend, Mtu, Plan};
+use crate::config::{MasqueradeBackend, Mtu, Plan, gateway_port};
 use crate::ruleset::{NewElement, Skeleton, TABLE};
 use crate::{bridge, gateway, iptables, masquerade, pod, reference, ruleset, spoof};
 
@@ -166,12 +166,18 @@ fn check_mtu(host: &mut Socket, plan: &Plan, port: &Link, pod: &Link) -> Result<
     // "auto" is compared with nothing: the default route may lead elsewhere by now, and the pod still works.
     let Mtu::Bytes(mtu) = plan.mtu else { return Ok(()) };
     let bridge = bridge::get(host, &plan.bridge)?;
-    for link in [Some(port), Some(pod), bridge.as_ref()].into_iter().flatten() {
+    for link in [port, pod] {
         if link.mtu != mtu {
             return Err(differs(&format!("\"{}\"", link.name), &format!("MTU {}", link.mtu), &mtu.to_string()));
         }
     }
-    Ok(())
+    match bridge {
+        // Smaller is right while pods with a smaller MTU are on it; larger, and what the host sends gets lost.
+        Some(bridge) if bridge.mtu > mtu => {
+            Err(differs(&format!("\"{}\"", bridge.name), &format!("MTU {}", bridge.mtu), &format!("{mtu} at most")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The result's addresses that are the pod's end's.
@@ -222,6 +228,7 @@ fn is_route(found: &Route, expected: &Route) -> bool {
     let stated = |found: Option<u32>, expected: Option<u32>| expected.is_none() || found == expected;
     found.dst == expected.dst
         && found.prefix == expected.prefix
+        && found.link == expected.link
         && (expected.gateway.is_none() || found.gateway == expected.gateway)
         && found.table == Some(expected.table.filter(|t| *t != 0).unwrap_or(MAIN_TABLE))
         && stated(found.priority, expected.priority)
@@ -235,7 +242,7 @@ fn check_gateways(host: &mut Socket, plan: &Plan, bridge: &Link, ips: &[IpConfig
     let link = match plan.vlans.access {
         None => bridge.clone(),
         Some(vlan) => {
-            let name = format!("{}.{vlan}", bridge.name);
+            let name = gateway_port(&bridge.name, vlan);
             link::by_name(host, &name).map_err(|e| asking(&name, &e))?.ok_or_else(|| {
                 differs(&format!("gateway port \"{name}\""), "no such link", "the gateway of the VLAN")
             })?
@@ -257,6 +264,9 @@ fn check_gateways(host: &mut Socket, plan: &Plan, bridge: &Link, ips: &[IpConfig
 }
 
 fn check_rules(plan: &Plan, attachment: &Attachment, port: &Link, pod: &Link, ips: &[IpConfig]) -> Result<(), Error> {
+    if plan.masquerade.is_none() && !plan.check_mac {
+        return Ok(());
+    }
     let asked = |e: netlink::Error| asking("nf_tables", &e);
     let mut nft = Nft::open().map_err(asked)?;
     if let Some((families, backend)) = plan.masquerade {
@@ -284,6 +294,9 @@ fn check_masquerade(
     address: Cidr,
     backend: MasqueradeBackend,
 ) -> Result<(), Error> {
+    if backend == MasqueradeBackend::Iptables && iptables::is_installed(attachment, address)? {
+        return Ok(());
+    }
     let asked = |e: netlink::Error| asking("nf_tables", &e);
     let what = format!("masquerade of {}", address.addr());
     let element = masquerade::element(address);

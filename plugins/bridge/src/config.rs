@@ -186,11 +186,27 @@ impl Plan {
         if config.hairpin_mode && config.promisc_mode {
             return Err(Error::internal("cannot set hairpinMode and promiscMode at the same time"));
         }
+        if call.env.ifname.contains('%') {
+            return Err(Error::internal(format!(
+                "CNI_IFNAME \"{}\" contains a %, of which the kernel makes a number",
+                call.env.ifname
+            )));
+        }
+        let gateway = config.is_gateway || config.is_default_gateway;
+        let bridge = bridge_name(&config.bridge)?;
+        if let (true, Some(vlan)) = (gateway, vlans.access) {
+            let port = gateway_port(&bridge, vlan);
+            if port.len() > MAX_NAME {
+                return Err(Error::internal(format!(
+                    "the gateway of VLAN {vlan} would be \"{port}\", which is longer than {MAX_NAME} bytes: shorten the bridge's name"
+                )));
+            }
+        }
         let backend = backend(config.ip_masq_backend.as_deref())?;
         let families = families(&config.ip_masq)?;
         Ok(Self {
-            bridge: bridge_name(&config.bridge)?,
-            gateway: config.is_gateway || config.is_default_gateway,
+            bridge,
+            gateway,
             default_gateway: config.is_default_gateway,
             force_address: config.force_address,
             masquerade: (ipam.is_some() && (families.v4 || families.v6)).then_some((families, backend)),
@@ -210,11 +226,19 @@ impl Plan {
     }
 }
 
+/// Name of the link that has the gateway's addresses in a VLAN of the bridge.
+pub(crate) fn gateway_port(bridge: &str, vlan: u16) -> String {
+    format!("{bridge}.{vlan}")
+}
+
 /// The name, or the default for an empty one.
 pub(crate) fn bridge_name(name: &str) -> Result<String, Error> {
     let name = if name.is_empty() { DEFAULT_BRIDGE } else { name };
     let reason = if name.len() > MAX_NAME {
         "the name is longer than 15 bytes"
+    } else if name.contains('%') {
+        // The kernel makes a number of it.
+        "the name contains a %"
     } else if name == "." || name == ".." || name.contains(['/', ':']) || name.contains(char::is_whitespace) {
         "no link can have this name"
     } else {

@@ -1,33 +1,15 @@
 //! The gateway addresses on the bridge, and forwarding.
 
 use std::net::IpAddr;
-use std::path::Path;
-use std::time::Duration;
 
 use cni::{AddResult, Cidr, Error};
-use host::lock::Lock;
 use host::undo::Undo;
 use netlink::addr::{self, Address, Dad};
-use netlink::{Errno, Protocol, Socket, link};
+use netlink::{Errno, Protocol, Socket, link, netconf};
 
-use crate::bridge::Bridge;
+use crate::bridge::{self, Bridge};
 use crate::config::Plan;
-
-/// How long another call may take with the bridge.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Lets one call at a time make or change bridges of this network namespace.
-///
-/// The lock is on the namespace's own file: it needs no folder, other namespaces do not share it, and it is gone with
-/// whoever holds it.
-pub(crate) fn lock(bridge: &str) -> Result<Lock, Error> {
-    Lock::exclusive(Path::new("/proc/thread-self/ns/net"), 0, PATIENCE).map_err(|e| {
-        Error::new(
-            cni::code::TRY_AGAIN,
-            format!("waiting for another plugin call to finish with bridge \"{bridge}\": {e}"),
-        )
-    })
-}
+use crate::lock;
 
 /// The gateways of a result as they stand on the bridge, with their subnets' prefixes.
 pub(crate) fn addresses(result: &AddResult) -> Vec<Cidr> {
@@ -43,7 +25,8 @@ pub(crate) fn addresses(result: &AddResult) -> Vec<Cidr> {
     all
 }
 
-/// Puts the gateways on a link (the bridge, or the port of its VLAN) and lets the host forward.
+/// Puts the gateways on a link (the bridge, or the port of its VLAN) and lets the host forward. The caller holds the
+/// lock.
 pub(crate) fn ensure(
     socket: &mut Socket,
     plan: &Plan,
@@ -53,19 +36,24 @@ pub(crate) fn ensure(
     undo: &mut Undo<'_>,
 ) -> Result<(), Error> {
     let (index, name) = link;
-    if !missing(&present(socket, index, name)?, wanted).is_empty() {
-        let _lock = lock(&bridge.name)?;
-        // Another call may have done it meanwhile.
-        let present = present(socket, index, name)?;
-        let missing = missing(&present, wanted);
-        for obstacle in obstacles(&present, &missing, wanted) {
-            make_way(socket, plan, bridge, link, obstacle, &missing)?;
-        }
-        for cidr in missing {
-            add(socket, index, name, cidr, undo)?;
+    let present = present(socket, index, name)?;
+    let missing = missing(&present, wanted);
+    let obstacles = obstacles(&present, &missing, wanted);
+    for obstacle in &obstacles {
+        make_way(socket, plan, bridge, link, *obstacle, &missing, undo)?;
+    }
+    for cidr in &missing {
+        add(socket, bridge, index, name, (*cidr, !obstacles.is_empty()), undo)?;
+    }
+    // A bridge that we did not make may follow its ports' addresses; with a gateway on it it must not, or every pod
+    // loses its gateway whenever a port comes or goes. Setting the present address pins it.
+    if let (false, false, Some(mac)) = (missing.is_empty(), bridge.is_ours, bridge.mac) {
+        if index == bridge.index {
+            link::set_mac(socket, index, mac)
+                .map_err(|e| Error::internal(format!("failed to set bridge addr: could not set bridge's mac: {e}")))?;
         }
     }
-    forward(wanted)
+    forward(socket, wanted)
 }
 
 fn present(socket: &mut Socket, index: u32, name: &str) -> Result<Vec<Address>, Error> {
@@ -101,10 +89,11 @@ fn make_way(
     (index, name): (u32, &str),
     obstacle: Address,
     missing: &[Cidr],
+    undo: &mut Undo<'_>,
 ) -> Result<(), Error> {
     let failed = |e: netlink::Error| Error::internal(format!("failed to set bridge addr: {e}"));
     // Nobody is behind the old address of a bridge without ports, and if it is ours nobody else put it there.
-    let is_free = bridge.is_ours && !link::has_ports(socket, bridge.index).map_err(failed)?;
+    let is_free = bridge.is_ours && bridge::is_unused(socket, bridge.index).map_err(failed)?;
     if !plan.force_address && !is_free {
         let wanted: Vec<_> =
             missing.iter().filter(|m| m.is_ipv4() == obstacle.ip.is_ipv4()).map(ToString::to_string).collect();
@@ -125,30 +114,48 @@ fn make_way(
         &format!("{name}: address {}/{} gives way to the gateway of the config", obstacle.ip, obstacle.prefix),
     );
     match addr::delete(socket, index, obstacle.ip, obstacle.prefix) {
-        Err(error) if error.is(Errno::EADDRNOTAVAIL) => Ok(()),
-        result => result.map_err(failed),
+        Err(error) if error.is(Errno::EADDRNOTAVAIL) => return Ok(()),
+        result => result.map_err(failed)?,
     }
+    let Address { ip, prefix, .. } = obstacle;
+    undo.push("giving the bridge its address back", move || {
+        match addr::add(&mut Socket::open(Protocol::Route)?, index, ip, prefix, Dad::Skip) {
+            Err(error) if !error.is(Errno::EEXIST) && !error.is(Errno::ENODEV) => Err(error),
+            _ => Ok(()),
+        }
+    });
+    Ok(())
 }
 
-fn add(socket: &mut Socket, index: u32, name: &str, cidr: Cidr, undo: &mut Undo<'_>) -> Result<(), Error> {
+fn add(
+    socket: &mut Socket,
+    bridge: &Bridge,
+    index: u32,
+    name: &str,
+    (cidr, replaced): (Cidr, bool),
+    undo: &mut Undo<'_>,
+) -> Result<(), Error> {
     match addr::add(socket, index, cidr.addr(), cidr.prefix(), Dad::Skip) {
-        Ok(()) => {
-            undo.push("removing the gateway address", move || {
-                // Another pod may rely on it by now; then it is part of the bridge.
-                let mut socket = Socket::open(Protocol::Route)?;
-                if link::has_ports(&mut socket, index)? {
-                    return Ok(());
-                }
-                match addr::delete(&mut socket, index, cidr.addr(), cidr.prefix()) {
-                    Err(error) if !error.is(Errno::EADDRNOTAVAIL) && !error.is(Errno::ENODEV) => Err(error),
-                    _ => Ok(()),
-                }
-            });
-            Ok(())
-        }
-        Err(error) if error.is(Errno::EEXIST) => Ok(()),
-        Err(error) => Err(Error::internal(format!("failed to set bridge addr: {cidr} on \"{name}\": {error}"))),
+        Ok(()) => {}
+        Err(error) if error.is(Errno::EEXIST) => return Ok(()),
+        Err(error) => return Err(Error::internal(format!("failed to set bridge addr: {cidr} on \"{name}\": {error}"))),
     }
+    let bridge = bridge.index;
+    undo.push("removing the gateway address", move || -> Result<(), Error> {
+        let failed = |e: netlink::Error| Error::internal(e.to_string());
+        let _lock = lock::bridges()?;
+        let mut socket = Socket::open(Protocol::Route).map_err(failed)?;
+        // Another pod may rely on it by now; then it is part of the bridge. Not one that this call replaced by force:
+        // its pods were there before.
+        if !bridge::is_unused(&mut socket, bridge).map_err(failed)? && !replaced {
+            return Ok(());
+        }
+        match addr::delete(&mut socket, index, cidr.addr(), cidr.prefix()) {
+            Err(error) if !error.is(Errno::EADDRNOTAVAIL) && !error.is(Errno::ENODEV) => Err(failed(error)),
+            _ => Ok(()),
+        }
+    });
+    Ok(())
 }
 
 /// Which setting lets the host forward packets of a family.
@@ -156,9 +163,10 @@ pub(crate) fn forwarding(v6: bool) -> &'static str {
     if v6 { "net/ipv6/conf/all/forwarding" } else { "net/ipv4/ip_forward" }
 }
 
-fn forward(gateways: &[Cidr]) -> Result<(), Error> {
+fn forward(socket: &mut Socket, gateways: &[Cidr]) -> Result<(), Error> {
     for v6 in [false, true] {
-        if gateways.iter().any(|g| matches!(g.addr(), IpAddr::V6(_)) == v6) {
+        let concerns = gateways.iter().any(|g| matches!(g.addr(), IpAddr::V6(_)) == v6);
+        if concerns && netconf::is_forwarding(socket, v6) != Ok(true) {
             host::sysctl::set(forwarding(v6), "1")
                 .map_err(|e| Error::internal(format!("failed to enable forwarding: {e}")))?;
         }

@@ -20,10 +20,11 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
                     .identity_hex()
             })
             .collect();
-        errors.extend(remove_rules(call, &alive).err());
+        // The links first: a pod without its rules must not go on sending.
         errors.extend(
             remove_links(call, &alive).err().map(|e| Error::internal(format!("failed to remove stale links: {e}"))),
         );
+        errors.extend(remove_rules(call, &alive).err());
     }
     // The addresses last: none is free while a pod can still use it.
     if let Some(ipam) = call.text(&["ipam", "type"]).filter(|t| !t.is_empty()) {

@@ -41,7 +41,7 @@ pub(crate) fn install(attachment: &Attachment, addresses: &[Cidr], undo: &mut Un
 pub(crate) fn is_installed(attachment: &Attachment, address: Cidr) -> Result<bool, Error> {
     let (family, chain) = (Family::of(address.addr()), chain(attachment));
     if uses_xtables(family) {
-        let saved = save(family)?;
+        let saved = save(family)?.unwrap_or_default();
         let jump = format!("-A POSTROUTING -s {}/", address.addr());
         return Ok(saved.lines().any(|l| l.starts_with(&jump) && l.ends_with(&format!("-j {chain}")))
             && saved.lines().any(|l| l.starts_with(&format!("-A {chain} ")) && l.ends_with("-j MASQUERADE")));
@@ -101,11 +101,13 @@ pub(crate) fn push_removal(
 /// Removes the attachment's chains from x_tables, on hosts whose iptables keeps its rules there.
 pub(crate) fn remove_from_xtables(attachment: &Attachment, addresses: &[IpAddr]) -> Result<(), Error> {
     for family in [Family::Ip, Family::Ip6] {
-        if uses_xtables(family) {
-            let script = removal(&save(family)?, &chain(attachment), addresses);
-            if let Some(script) = script {
-                restore(family, &script)?;
-            }
+        if !uses_xtables(family) {
+            continue;
+        }
+        // Without the programs on this host nobody of it (the reference, this plugin) can have made any.
+        let Some(saved) = save(family)? else { continue };
+        if let Some(script) = removal(&saved, &chain(attachment), addresses) {
+            restore(family, &script)?;
         }
     }
     Ok(())
@@ -121,7 +123,7 @@ pub(crate) fn is_usable(family: Family) -> Result<(), Error> {
 fn has_chain(family: Family, attachment: &Attachment) -> Result<bool, Error> {
     let chain = chain(attachment);
     if uses_xtables(family) {
-        return Ok(save(family)?.lines().any(|l| l.starts_with(&format!(":{chain} "))));
+        return Ok(save(family)?.unwrap_or_default().lines().any(|l| l.starts_with(&format!(":{chain} "))));
     }
     let look = || Nft::open()?.has_chain(family, TABLE, &chain);
     match look() {
@@ -194,11 +196,16 @@ fn restore(family: Family, script: &str) -> Result<(), Error> {
     })
 }
 
-fn save(family: Family) -> Result<String, Error> {
+/// `None`: there is no such program.
+fn save(family: Family) -> Result<Option<String>, Error> {
     let legacy = if family == Family::Ip { "iptables-legacy-save" } else { "ip6tables-legacy-save" };
-    process::run(legacy, &["-t", TABLE], b"", PATIENCE)
-        .or_else(|_| process::run(program(family, "-save"), &["-t", TABLE], b"", PATIENCE))
-        .map_err(|e| Error::internal(format!("failed to read the iptables rules: {e}")))
+    let saved = process::run(legacy, &["-t", TABLE], b"", PATIENCE)
+        .or_else(|_| process::run(program(family, "-save"), &["-t", TABLE], b"", PATIENCE));
+    match saved {
+        Ok(saved) => Ok(Some(saved)),
+        Err(process::Error::Start { .. }) => Ok(None),
+        Err(error) => Err(Error::internal(format!("failed to read the iptables rules: {error}"))),
+    }
 }
 
 fn program(family: Family, suffix: &str) -> &'static str {

@@ -9,6 +9,7 @@ mod dns;
 mod gateway;
 mod gc;
 mod iptables;
+mod lock;
 mod masquerade;
 mod pod;
 mod port;

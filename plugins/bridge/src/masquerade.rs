@@ -50,6 +50,10 @@ impl Skeleton for Base {
         self.0
     }
 
+    fn chain(&self) -> String {
+        CHAIN.to_owned()
+    }
+
     fn is_whole(&self, rules: &[Rule]) -> bool {
         has(rules, CHAIN, MULTICAST_COMMENT) && has(rules, CHAIN, PODS_COMMENT)
     }
@@ -81,12 +85,16 @@ impl Skeleton for Subnet {
         Family::of(self.0.addr())
     }
 
+    fn chain(&self) -> String {
+        subnet_chain(self.0)
+    }
+
     fn is_whole(&self, rules: &[Rule]) -> bool {
-        has(rules, &subnet_chain(self.0), SUBNET_COMMENT)
+        has(rules, &self.chain(), SUBNET_COMMENT)
     }
 
     fn push(&self, batch: &mut Batch, rules: &[Rule]) {
-        let (family, chain) = (self.family(), subnet_chain(self.0));
+        let (family, chain) = (self.family(), self.chain());
         let destination = if family == Family::Ip { Offset::IP_DESTINATION } else { Offset::IP6_DESTINATION };
         let mask = mask(self.0);
         batch.add_chain(family, TABLE, &chain, None);

@@ -1,55 +1,58 @@
 //! The pod's end: settings, addresses, routes, and telling the neighbours.
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use cni::{AddResult, Error};
 use host::netns::NetNs;
+use host::sysctl::Dir;
 use netlink::addr::{self, Dad};
 use netlink::link;
 use netlink::monitor::Monitor;
-use netlink::route::{self, Route};
+use netlink::route::{self, MAIN_TABLE, Route};
 use netlink::wire::Request;
 use netlink::{Errno, Socket};
 
+use crate::bridge::V6_CONF;
 use crate::config::Plan;
 use crate::veth::Veth;
 
 /// Duplicate address detection takes one to two seconds per address by default.
 const DAD_PATIENCE: Duration = Duration::from_secs(8);
 
-/// Prepares the pod's kernel for the addresses to come.
-pub(crate) fn prepare(netns: &NetNs, plan: &Plan, ifname: &str, result: &AddResult) -> Result<(), Error> {
-    let has_v6 = result.ips.iter().any(|ip| !ip.address.is_ipv4());
-    netns
-        .enter(|| {
-            // Announces its addresses whenever told to; see `announce`.
-            let _ = host::sysctl::overwrite(&format!("net/ipv4/conf/{ifname}/arp_notify"), "1");
-            if !host::sysctl::has_ipv6() {
-                return if has_v6 { Err(no_ipv6()) } else { Ok(()) };
-            }
-            let set = |name: &str, value| host::sysctl::overwrite(&format!("net/ipv6/conf/{ifname}/{name}"), value);
-            let _ = set("ndisc_notify", "1");
-            if plan.detect_duplicates {
-                let _ = set("enhanced_dad", "1");
-                let _ = set("accept_dad", "1");
-            } else {
-                let _ = set("accept_dad", "0");
-            }
-            if has_v6 {
-                for link in ["lo", ifname] {
-                    host::sysctl::set(&format!("net/ipv6/conf/{link}/disable_ipv6"), "0")
-                        .map_err(|e| Error::internal(format!("failed to enable IPv6 in the container: {e}")))?;
-                }
-                // Read-only in rootless containers: the pod works without it.
-                if let Err(error) = set("keep_addr_on_down", "1") {
-                    let text = format_args!("{error}; the pod's IPv6 addresses are lost if its link is set down");
-                    host::syslog::warn("bridge", text);
-                }
-            }
-            Ok(())
-        })
-        .map_err(|e| Error::internal(e.to_string()))?
+/// IPv6's settings of links in the pod, opened before there is anything to set; `None` on a kernel without IPv6.
+pub(crate) fn v6_settings(netns: &NetNs) -> Result<Option<Dir>, Error> {
+    match netns.enter(|| Dir::open(V6_CONF)).map_err(|e| Error::internal(e.to_string()))? {
+        Ok(dir) => Ok(Some(dir)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::internal(format!("failed to look at the container's IPv6 settings: {error}"))),
+    }
+}
+
+/// Prepares the pod's kernel for the addresses to come. Says whether its IPv6 addresses can be used at once.
+pub(crate) fn prepare(settings: Option<&Dir>, plan: &Plan, ifname: &str, has_v6: bool) -> Result<bool, Error> {
+    let Some(settings) = settings else { return Ok(true) };
+    let set = |name: &str, value| settings.overwrite(&format!("{ifname}/{name}"), value);
+    let accept_dad = if plan.detect_duplicates {
+        let _ = set("enhanced_dad", "1");
+        set("accept_dad", "1")
+    } else {
+        set("accept_dad", "0")
+    };
+    // It announces its addresses whenever told to; see `announce`. IPv4's setting goes with the addresses.
+    let _ = set("ndisc_notify", "1");
+    if has_v6 {
+        for link in ["lo", ifname] {
+            settings
+                .set(&format!("{link}/disable_ipv6"), "0")
+                .map_err(|e| Error::internal(format!("failed to enable IPv6 in the container: {e}")))?;
+        }
+        // Read-only in rootless containers: the pod works without it.
+        if let Err(error) = set("keep_addr_on_down", "1") {
+            let text = format_args!("{error}; the pod's IPv6 addresses are lost if its link is set down");
+            host::syslog::warn("bridge", text);
+        }
+    }
+    Ok(accept_dad.is_ok())
 }
 
 /// Adds the addresses, sets the link up and adds the routes.
@@ -57,6 +60,8 @@ pub(crate) fn configure(pod: &mut Socket, plan: &Plan, veth: &Veth, result: &Add
     let dad = if plan.detect_duplicates { Dad::Detect } else { Dad::Skip };
     let mut request = Request::new();
     let mut steps = Vec::new();
+    link::push_arp_notify(&mut request, veth.pod);
+    steps.push("failed to let the container's link announce itself".to_owned());
     for ip in &result.ips {
         let address = ip.address;
         addr::push_add(&mut request, veth.pod, address.addr(), address.prefix(), dad);
@@ -69,7 +74,7 @@ pub(crate) fn configure(pod: &mut Socket, plan: &Plan, veth: &Veth, result: &Add
         route::push_add(&mut request, &route);
         steps.push(format!("failed to add route '{}'", describe(&route)));
     }
-    pod.transact(&request, |_| ()).map_err(|error| {
+    pod.transact_each(&request).map_err(|error| {
         let step = steps.get(error.request).cloned().unwrap_or_default();
         Error::internal(format!("{step}: {error}")).with_details(hint(&error))
     })
@@ -184,14 +189,15 @@ fn hint(error: &netlink::Error) -> &'static str {
     }
 }
 
-fn no_ipv6() -> Error {
+/// An address that this kernel cannot have.
+pub(crate) fn no_ipv6() -> Error {
     Error::internal("IPAM gave an IPv6 address, but the kernel has no IPv6").with_details(
         "the kernel was built or booted without IPv6 (ipv6.disable=1): remove the IPv6 ranges from the config",
     )
 }
 
-/// Whether this is the default destination of its family.
+/// Whether this is a default route of the main table.
 pub(crate) fn is_default(route: &cni::Route) -> bool {
-    route.dst.prefix() == 0 && matches!(route.dst.addr(), IpAddr::V4(a) if a.is_unspecified())
-        || route.dst.prefix() == 0 && matches!(route.dst.addr(), IpAddr::V6(a) if a.is_unspecified())
+    let is_main = route.table.is_none_or(|table| table == 0 || table == i64::from(MAIN_TABLE));
+    is_main && route.dst.prefix() == 0 && route.dst.addr().is_unspecified()
 }

@@ -16,6 +16,8 @@ pub(crate) const TABLE: &str = "oxbridge";
 pub(crate) const TABLE_COMMENT: &str = "pod networking by the oxbridge CNI plugins";
 /// Another writer's commit makes ours start anew; a node that commits all the time must not hold us for ever.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a transaction may be refused for what others did between a look and the commit.
+const REFUSALS: u32 = 5;
 
 /// An element to be added.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub(crate) struct NewElement {
 pub(crate) trait Skeleton {
     /// Its family.
     fn family(&self) -> Family;
+    /// Its chain: two skeletons of one family and chain are the same.
+    fn chain(&self) -> String;
     /// Whether these rules of the table hold it whole.
     fn is_whole(&self, rules: &[Rule]) -> bool;
     /// Makes what is missing; rules of its chains are written anew.
@@ -58,8 +62,12 @@ pub(crate) fn install(
         let generation = nft.generation()?;
         let mut missing = Vec::new();
         let mut last: Option<(Family, Vec<Rule>)> = None;
-        for skeleton in skeletons {
+        for (position, skeleton) in skeletons.iter().enumerate() {
             let family = skeleton.family();
+            // Two addresses of a subnet need it once.
+            if skeletons[..position].iter().any(|s| s.family() == family && s.chain() == skeleton.chain()) {
+                continue;
+            }
             let rules = match last.take() {
                 Some((of, rules)) if of == family => rules,
                 _ => nft.rules(family, TABLE, None)?,
@@ -145,18 +153,18 @@ pub(crate) fn is_unsupported(error: &netlink::Error) -> bool {
 /// Runs a transaction until nobody came in between.
 fn retry(what: &str, mut transaction: impl FnMut() -> Result<()>) -> std::result::Result<(), Error> {
     let deadline = Instant::now() + PATIENCE;
-    let mut exists = 0;
+    let mut refusals = 0;
     loop {
         match transaction() {
             Ok(()) => return Ok(()),
             Err(error) => {
-                exists += u32::from(error.is(Errno::EEXIST));
-                // ERESTART, EINTR, EAGAIN: somebody else committed. ENOENT: somebody flushed what was just seen.
-                // EEXIST: somebody has the key, the next try replaces it; a second time it is not about keys.
-                let is_race = [Errno::ERESTART, Errno::EINTR, Errno::EAGAIN, Errno::ENOENT, Errno::EBUSY]
-                    .iter()
-                    .any(|e| error.is(*e))
-                    || exists == 1 && error.is(Errno::EEXIST);
+                // Somebody else committed in between.
+                let is_late = [Errno::ERESTART, Errno::EINTR, Errno::EAGAIN].iter().any(|e| error.is(*e));
+                // ENOENT, EBUSY: somebody took away what was just seen, or uses what is to go. EEXIST: somebody has
+                // the key, the next try replaces it. Seen again and again they are not about others.
+                let is_refusal = [Errno::ENOENT, Errno::EBUSY, Errno::EEXIST].iter().any(|e| error.is(*e));
+                refusals += u32::from(is_refusal);
+                let is_race = is_late || is_refusal && refusals <= REFUSALS;
                 if !is_race {
                     let hint = if is_unsupported(&error) {
                         "the kernel has no nf_tables, or lacks its nat or bridge part: load nf_tables, nft_chain_nat, nft_masq"

@@ -41,6 +41,10 @@ impl Skeleton for Filter {
         Family::Bridge
     }
 
+    fn chain(&self) -> String {
+        CHAIN.to_owned()
+    }
+
     fn is_whole(&self, rules: &[Rule]) -> bool {
         has(rules, CHAIN, COMMENT)
     }

@@ -11,7 +11,10 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
     let plan = Plan::new(call).map_err(unavailable)?;
     let mut host = Socket::open(Protocol::Route)
         .map_err(|e| Error::new(code::NOT_AVAILABLE, format!("failed to open a netlink socket: {e}")))?;
-    bridge::get(&mut host, &plan.bridge).map_err(unavailable)?;
+    let mtu = bridge::wanted_mtu(&mut host, plan.mtu).map_err(unavailable)?;
+    if let Some(link) = bridge::get(&mut host, &plan.bridge).map_err(unavailable)? {
+        bridge::refuse_foreign(&plan, mtu, &link).map_err(unavailable)?;
+    }
     let (native, by_program) = match plan.masquerade {
         Some((_, MasqueradeBackend::Nftables)) => (true, None),
         Some((families, MasqueradeBackend::Iptables)) => (false, Some(families)),
@@ -26,10 +29,9 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
             .with_details("load the module nf_tables, or set ipMasqBackend to \"iptables\"")
         })?;
     }
-    if let Some(families) = by_program
-        && families.v4
-    {
-        iptables::is_usable(Family::Ip)?;
+    if let Some(families) = by_program {
+        // IPv4's is needed in any case but one; IPv6's only by pods that have an IPv6 address.
+        iptables::is_usable(if families.v4 { Family::Ip } else { Family::Ip6 })?;
     }
     match &plan.ipam {
         // Missing or failing: pods cannot start.

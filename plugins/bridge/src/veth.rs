@@ -13,8 +13,8 @@ use netlink::monitor::Monitor;
 use netlink::wire::Request;
 use netlink::{Errno, Protocol, Socket};
 
-use crate::bridge::Bridge;
-use crate::config::Plan;
+use crate::bridge::{Bridge, GATEWAY_PORT_MARK};
+use crate::config::{Plan, gateway_port};
 
 /// A namespace that was just destroyed takes its links along after a grace period of some ten milliseconds.
 const DISMANTLING: Duration = Duration::from_secs(3);
@@ -114,16 +114,21 @@ pub(crate) fn create(
                 };
             }
         }
+        let host_mac = attachment.host_mac();
+        let undone = host_name.clone();
+        undo.push("removing the veth pair", move || {
+            let mut socket = Socket::open(Protocol::Route)?;
+            match link::by_name(&mut socket, &undone)?.filter(|l| l.mac == Some(host_mac)) {
+                Some(link) => link::delete(&mut socket, link.index),
+                None => Ok(()),
+            }
+        });
         let link = link::by_name(socket, &host_name)
             .map_err(failed)?
-            .filter(|l| l.mac == Some(attachment.host_mac()))
+            .filter(|l| l.mac == Some(host_mac))
             .ok_or_else(|| failed(Errno::ENODEV.into()))?;
-        let index = link.index;
-        undo.push("removing the veth pair", move || link::delete(&mut Socket::open(Protocol::Route)?, index));
-        // Nobody but the pod's own addresses on the host's side of the link.
-        let _ = host::sysctl::overwrite(&format!("net/ipv6/conf/{host_name}/accept_ra"), "0");
         let pod = link.peer.ok_or_else(|| failed(Errno::ENODEV.into()))?;
-        return Ok(Some(Veth { host: index, host_name, host_mac: attachment.host_mac(), pod, pod_mac }));
+        return Ok(Some(Veth { host: link.index, host_name, host_mac, pod, pod_mac }));
     }
     Err(Error::internal(format!(
         "failed to make veth pair: all {MAX_HOST_IFNAME_ATTEMPTS} names of the host end are taken, \"{}\" the first",
@@ -132,7 +137,7 @@ pub(crate) fn create(
 }
 
 /// Makes sure that the host takes part in a VLAN by a port of its own, `<bridge>.<vlan>`, which has the gateway's
-/// addresses. Returns its index, name and MAC.
+/// addresses. Returns its index, name and MAC. The caller holds the lock.
 pub(crate) fn ensure_gateway_port(
     socket: &mut Socket,
     plan: &Plan,
@@ -141,10 +146,16 @@ pub(crate) fn ensure_gateway_port(
     mtu: Option<u32>,
     undo: &mut Undo<'_>,
 ) -> Result<(u32, String, Option<Mac>), Error> {
-    let name = format!("{}.{vlan}", bridge.name);
+    let name = gateway_port(&bridge.name, vlan);
     let failed = |e: netlink::Error| Error::internal(format!("failed to make the gateway port \"{name}\": {e}"));
-    let _lock = crate::gateway::lock(&bridge.name)?;
     if let Some(link) = link::by_name(socket, &name).map_err(failed)? {
+        if !link.is("veth") {
+            return Err(Error::internal(format!(
+                "\"{name}\" already exists, but is no port of bridge \"{}\"",
+                bridge.name
+            ))
+            .with_details("the gateway of a VLAN needs this name: rename that link, or name another bridge"));
+        }
         if !link.is_up() {
             link::set_up(socket, link.index).map_err(failed)?;
         }
@@ -164,14 +175,27 @@ pub(crate) fn ensure_gateway_port(
         mtu,
     };
     link::create_veth(socket, &new).map_err(failed)?;
+    let (undone, host_mac, on) = (port_name.clone(), port.host_mac(), bridge.index);
+    undo.push("removing the gateway port", move || -> Result<(), Error> {
+        let failed = |e: netlink::Error| Error::internal(e.to_string());
+        let _lock = crate::lock::bridges()?;
+        let mut socket = Socket::open(Protocol::Route).map_err(failed)?;
+        let link = link::by_name(&mut socket, &undone).map_err(failed)?.filter(|l| l.mac == Some(host_mac));
+        match link {
+            // Another pod of the VLAN may rely on it by now.
+            Some(link) if crate::bridge::is_unused(&mut socket, on).map_err(failed)? => {
+                link::delete(&mut socket, link.index).map_err(failed)
+            }
+            _ => Ok(()),
+        }
+    });
     let made = link::by_name(socket, &port_name).map_err(failed)?.ok_or_else(|| failed(Errno::ENODEV.into()))?;
     let index = made.index;
-    undo.push("removing the gateway port", move || link::delete(&mut Socket::open(Protocol::Route)?, index));
     let default = VlanRange::access(bridge.default_vlan);
     let leave = Some(default).filter(|_| !plan.vlans.keep_default && bridge.default_vlan != 0);
     let gateway = made.peer.ok_or_else(|| failed(Errno::ENODEV.into()))?;
     let mut request = Request::new();
-    link::push_alias(&mut request, index, &format!("oxbridge gateway port of {}", bridge.name));
+    link::push_alias(&mut request, index, &format!("{GATEWAY_PORT_MARK} of {}", bridge.name));
     push_vlans(&mut request, index, leave.as_slice(), &[VlanRange::access(vlan)]);
     link::push_up(&mut request, gateway);
     socket.transact(&request, |_| ()).map_err(failed)?;

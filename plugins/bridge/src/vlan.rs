@@ -44,18 +44,28 @@ impl Vlans {
 
     /// What the port is to be in, beside the default VLAN if that is kept.
     pub(crate) fn wanted(&self) -> Vec<VlanRange> {
-        let access = match self.access {
-            Some(id) => Some(VlanRange::access(id)),
-            // A trunk without an access VLAN keeps untagged frames in VLAN 1, as the reference does.
-            None => (!self.trunk.is_empty()).then(|| VlanRange::access(1)),
-        };
-        access.into_iter().chain(self.trunk.iter().copied()).collect()
+        // A trunk without an access VLAN keeps untagged frames in VLAN 1, as the reference does.
+        let untagged = self.access.or((!self.trunk.is_empty()).then_some(1));
+        let Some(untagged) = untagged else { return Vec::new() };
+        // In one VLAN a port's frames are tagged or not: the untagged one leaves the trunk.
+        let tagged = self.trunk.iter().flat_map(|range| without(*range, untagged));
+        [VlanRange::access(untagged)].into_iter().chain(tagged).collect()
     }
 
     /// Whether the port leaves the bridge's default VLAN.
     pub(crate) fn leaves_default(&self) -> bool {
         !self.keep_default && !self.wanted().is_empty()
     }
+}
+
+/// The range less one VLAN.
+fn without(range: VlanRange, id: u16) -> Vec<VlanRange> {
+    if !(range.first..=range.last).contains(&id) {
+        return vec![range];
+    }
+    let below = (range.first < id).then(|| VlanRange::tagged(range.first, id - 1));
+    let above = (id < range.last).then(|| VlanRange::tagged(id + 1, range.last));
+    below.into_iter().chain(above).collect()
 }
 
 fn id(value: i64) -> Option<u16> {
@@ -113,6 +123,15 @@ mod tests {
         assert_eq!(vlans.trunk, [VlanRange::tagged(5, 5), VlanRange::tagged(100, 121)]);
         assert_eq!(vlans.wanted()[0], VlanRange::access(1));
         assert!(vlans.leaves_default());
+    }
+
+    #[test]
+    fn the_untagged_vlan_is_not_tagged_as_well() {
+        let items = [item(Some(1), Some(3), None)];
+        let trunk = Vlans::new(0, Some(&items), false).unwrap();
+        assert_eq!(trunk.wanted(), [VlanRange::access(1), VlanRange::tagged(2, 3)]);
+        let both = Vlans::new(2, Some(&items), false).unwrap();
+        assert_eq!(both.wanted(), [VlanRange::access(2), VlanRange::tagged(1, 1), VlanRange::tagged(3, 3)]);
     }
 
     #[test]

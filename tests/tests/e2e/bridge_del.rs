@@ -214,6 +214,8 @@ fn a_config_that_became_invalid_can_still_release() {
             json!({ "hairpinMode": true, "promiscMode": true }),
             json!({ "ipMasqBackend": "ebpf" }),
             json!({ "mtu": -3 }),
+            json!({ "prevResult": "garbage" }),
+            json!({ "prevResult": { "cniVersion": "0.2.0", "ips": 5 } }),
             json!({ "disableContainerInterface": true }),
             json!({ "ipam": { "ranges": [[{ "subnet": "10.22.0.7/24" }]] } }),
         ] {

@@ -152,6 +152,23 @@ fn mtu_of_an_existing_bridge_of_ours_follows() {
 }
 
 #[test]
+fn mtu_of_an_operators_bridge_is_never_ignored() {
+    case(|| {
+        let host = Host::new();
+        host.run(&format!("ip link add {BRIDGE} type bridge"));
+        // Set by hand: from now on it does not follow its ports.
+        host.run(&format!("ip link set {BRIDGE} mtu 1400"));
+        let pod = host.pod();
+        let reply = host.plugin("bridge").pod(&pod).config(&with(&config::bridge(), json!({ "mtu": 9000 }))).add();
+        if reply.status.success() {
+            assert_eq!(host.link(BRIDGE).unwrap()["mtu"], 9000);
+        } else {
+            reply.failure().is(999, "1400|9000");
+        }
+    });
+}
+
+#[test]
 fn mtu_auto_is_that_of_the_default_routes_link() {
     case(|| {
         let host = Host::new();

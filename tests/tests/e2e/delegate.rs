@@ -1,5 +1,7 @@
 //! The IPAM delegate: how it is found and called, and what becomes of its errors.
 
+use std::{fs::File, thread, time::Duration};
+
 use serde_json::{Value, json};
 use tests::{
     Host, Place, Pod, case,
@@ -194,5 +196,25 @@ fn is_asked_to_check() {
         check().ok();
         script(&host, "fake", r#"echo '{"code":118,"msg":"lost"}'; exit 1"#);
         assert_eq!(check().failure().code, 118);
+    });
+}
+
+#[test]
+fn that_is_being_written_is_waited_for() {
+    case(|| {
+        let host = Host::new();
+        // An installer copies it in this moment: the kernel says "text file busy".
+        host.run(&format!("mkdir -p {FOLDER}"));
+        host.run(&format!("cp {} {FOLDER}", bin_dir().join("host-local").display()));
+        let busy = host.enter(|| File::options().append(true).open(format!("{FOLDER}/host-local")).unwrap());
+        let pod = host.pod();
+        thread::scope(|s| {
+            let add =
+                s.spawn(|| host.plugin("bridge").pod(&pod).config(&config::bridge()).env("CNI_PATH", FOLDER).add());
+            thread::sleep(Duration::from_millis(200));
+            drop(busy);
+            add.join().unwrap().ok();
+        });
+        assert_eq!(pod.addresses(), ["10.22.0.2/24"]);
     });
 }

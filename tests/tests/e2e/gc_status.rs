@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tests::{
-    Host, Place, Pod, case,
+    Host, Place, Pod, Reply, case,
     config::{self, STORE, with},
     host::SCRATCH,
     traffic::assert_reaches,
@@ -13,10 +13,11 @@ fn newest(config: &Value) -> Value {
 }
 
 /// GC with this list of valid attachments (`null`: without a list).
-fn gc(host: &Host, config: &Value, valid: Value) {
+fn gc(host: &Host, config: &Value, valid: Value) -> Reply {
     let config = with(&newest(config), json!({ "cni.dev/valid-attachments": valid }));
     let reply = host.plugin_of(&config).verb("GC").id("").netns("").ifname("").config(&config).run();
     assert_eq!(reply.ok().stdout, "");
+    reply
 }
 
 fn valid(pods: &[&Pod]) -> Value {
@@ -33,7 +34,9 @@ fn what_is_not_in_the_list_goes() {
         for pod in &pods {
             host.plugin("bridge").pod(pod).config(&config).add().ok();
         }
-        gc(&host, &config, valid(&[&pods[1]]));
+        let said = gc(&host, &config, valid(&[&pods[1]])).stderr;
+        // They were alive: somebody will want to know.
+        assert!(said.contains(&pods[0].id) && said.contains(&pods[2].id) && !said.contains(&pods[1].id), "{said}");
         assert_reaches(&pods[1], config::GATEWAY4);
         let now = host.snapshot();
         for gone in [&pods[0], &pods[2]] {

@@ -87,7 +87,7 @@ fn it_holds_before_the_pod_can_send() {
         let filter = lines.iter().position(|l| l.contains(&name)).expect("the filter is set by the plugin itself");
         // The request that sets the pod's end up begins with its address: RTM_NEWADDR is 0x14.
         let has_address = |l: &&str| l.contains("nlmsg_type=0x14 ") || l.contains("nlmsg_type=RTM_NEWADDR");
-        let up = lines.iter().position(|l| has_address(&l)).expect("the pod gets its address");
+        let up = lines.iter().position(has_address).expect("the pod gets its address");
         assert!(filter < up, "{trace}");
     });
 }

@@ -96,8 +96,15 @@ impl Running {
     ///
     /// Errors: those of [`wait`](Self::wait); code 999 if it printed no result.
     pub fn wait_result(self, call: &Call) -> Result<AddResult, Error> {
+        self.wait_then(call, || ())
+    }
+
+    /// [`wait_result`](Self::wait_result) that says when the delegate has succeeded, before its answer is looked at:
+    /// from then on there is something to undo, readable or not.
+    pub fn wait_then(self, call: &Call, succeeded: impl FnOnce()) -> Result<AddResult, Error> {
         let what = self.what.clone();
         let stdout = self.wait()?;
+        succeeded();
         if stdout.iter().all(u8::is_ascii_whitespace) {
             return Err(Error::internal(format!("{what} printed no result")));
         }

@@ -159,9 +159,9 @@ impl Nft {
     }
 }
 
-/// Whether the kernel says that there is no such table, chain, set or element.
+/// Whether the kernel says that there is no such table, chain, set or element, or that nothing can have so long a name.
 fn is_missing(error: &Error) -> bool {
-    error.is(Errno::ENOENT)
+    error.is(Errno::ENOENT) || error.is(Errno::ERANGE)
 }
 
 fn none_if_missing<T>(found: Result<Vec<T>>) -> Result<Vec<T>> {
