@@ -12,7 +12,7 @@ use rtnetlink::packet_route::link::{InfoBridge, InfoData, InfoVeth, LinkAttribut
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use crate::bridge::{BridgeState, PortState, read_bridge, read_port};
-use crate::wire::{ACK, Attrs, CREATE, EXCL, Message, Request, u32_ne};
+use crate::wire::{ACK, Attrs, CREATE, EXCL, Message, Request, Writer, u32_ne};
 use crate::{Error, Result, Socket};
 
 pub(crate) const IFINFOMSG_LEN: usize = 16;
@@ -28,6 +28,9 @@ const IFLA_AF_SPEC: u16 = 26;
 const IFLA_INET_CONF: u16 = 1;
 const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
 const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
@@ -297,15 +300,27 @@ pub fn push_up(request: &mut Request, index: u32) {
 /// Appends the request that lets a link announce its IPv4 addresses whenever its own address is set (the sysctl
 /// `arp_notify`, without looking for its file: that takes the longer the more namespaces there are).
 pub fn push_arp_notify(request: &mut Request, index: u32) {
+    push_family_setting(request, index, AF_INET, |w| {
+        w.nest(IFLA_INET_CONF, |w| {
+            w.u32(IPV4_DEVCONF_ARP_NOTIFY, 1);
+        });
+    });
+}
+
+/// Appends the request that keeps the kernel from giving a link an IPv6 link-local address, to be sent before the link
+/// has a carrier.
+pub fn push_no_link_local(request: &mut Request, index: u32) {
+    push_family_setting(request, index, AF_INET6, |w| {
+        w.u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE);
+    });
+}
+
+fn push_family_setting(request: &mut Request, index: u32, family: u16, setting: impl FnOnce(&mut Writer<'_>)) {
     let mut header = [0; IFINFOMSG_LEN];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     request.message(libc::RTM_SETLINK, ACK, |w| {
         w.header(&header).nest(IFLA_AF_SPEC, |w| {
-            w.nest(AF_INET, |w| {
-                w.nest(IFLA_INET_CONF, |w| {
-                    w.u32(IPV4_DEVCONF_ARP_NOTIFY, 1);
-                });
-            });
+            w.nest(family, setting);
         });
     });
 }

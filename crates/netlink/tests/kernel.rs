@@ -122,6 +122,7 @@ fn a_pair_is_made_with_both_ends_in_place() {
         link::push_alias(&mut request, host.index, &alias);
         netlink::bridge::push_port(&mut request, host.index, true, true);
         link::push_arp_notify(&mut request, host.index);
+        link::push_no_link_local(&mut request, host.index);
         socket.transact(&request, |_| ()).unwrap();
         let seen = &json("ip", &["-j", "-d", "link", "show", "vethtest0"])[0];
         assert_eq!((&seen["master"], &seen["ifalias"]), (&"br0".into(), &alias.as_str().into()));
@@ -134,6 +135,7 @@ fn a_pair_is_made_with_both_ends_in_place() {
         assert_eq!(netconf::is_forwarding(&mut socket, true), Ok(false));
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
         assert_eq!(netconf::is_forwarding(&mut socket, false), Ok(true));
+        assert_eq!(seen["inet6_addr_gen_mode"], "none");
         let port = link::by_index(&mut socket, host.index).unwrap().unwrap().port.unwrap();
         assert!(port.hairpin && port.isolated && !port.forwarding);
         let peer = inside(&pod, || {

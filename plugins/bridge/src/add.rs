@@ -66,9 +66,8 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     install_rules(&plan, &attachment, &veth, &result, &mut undo)?;
     step()?;
 
-    let mut settles = false;
     if plan.ipam.is_some() {
-        settles = pod::prepare(pod_v6.as_ref(), &plan, &attachment.ifname, has_v6)?;
+        pod::prepare(pod_v6.as_ref(), &plan, &attachment.ifname, has_v6)?;
         pod::configure(&mut pod, &plan, &veth, &result)?;
     } else if !plan.leave_down {
         pod::set_up(&mut pod, &veth)?;
@@ -77,8 +76,8 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
         port::wait_until_forwarding(&mut host, &veth, &bridge)?;
     }
     if plan.ipam.is_some() {
-        // With nothing but a link-local address that the kernel insists on looking at, the pod need not wait.
-        if has_v6 || settles {
+        // A pod of IPv4 addresses need not wait for its link-local one.
+        if has_v6 {
             pod::settle(&netns, &mut pod, &veth)?;
         }
         if plan.announce {

@@ -28,18 +28,22 @@ pub(crate) fn v6_settings(netns: &NetNs) -> Result<Option<Dir>, Error> {
     }
 }
 
-/// Prepares the pod's kernel for the addresses to come. Says whether its IPv6 addresses can be used at once.
-pub(crate) fn prepare(settings: Option<&Dir>, plan: &Plan, ifname: &str, has_v6: bool) -> Result<bool, Error> {
-    let Some(settings) = settings else { return Ok(true) };
+/// Prepares the pod's kernel for the addresses to come.
+pub(crate) fn prepare(settings: Option<&Dir>, plan: &Plan, ifname: &str, has_v6: bool) -> Result<(), Error> {
+    let Some(settings) = settings else { return Ok(()) };
     let set = |name: &str, value| settings.overwrite(&format!("{ifname}/{name}"), value);
-    let accept_dad = if plan.detect_duplicates {
+    if plan.detect_duplicates {
         let _ = set("enhanced_dad", "1");
-        set("accept_dad", "1")
+        let _ = set("accept_dad", "1");
     } else {
-        set("accept_dad", "0")
-    };
+        let _ = set("accept_dad", "0");
+    }
     // It announces its addresses whenever told to; see `announce`. IPv4's setting goes with the addresses.
     let _ = set("ndisc_notify", "1");
+    if plan.gateway {
+        // The bridge is the router and answers none; each would be flooded to every port (1-2 ms for 500 of them).
+        let _ = set("router_solicitations", "0");
+    }
     if has_v6 {
         for link in ["lo", ifname] {
             settings
@@ -52,7 +56,7 @@ pub(crate) fn prepare(settings: Option<&Dir>, plan: &Plan, ifname: &str, has_v6:
             host::syslog::warn("bridge", text);
         }
     }
-    Ok(accept_dad.is_ok())
+    Ok(())
 }
 
 /// Adds the addresses, sets the link up and adds the routes.

@@ -36,6 +36,11 @@ pub(crate) fn restrain(
     let before = request.messages();
     push_vlans(&mut request, veth.host, leave.as_slice(), &plan.vlans.wanted());
     steps.extend((before..request.messages()).map(|_| "set the VLANs"));
+    // What comes in by a port goes to the bridge: an address of the port itself is never reached, but costs routes,
+    // memberships and duplicate address detection. A link without IPv6 (none in the kernel, a tiny MTU) refuses.
+    let mut no_address = Request::new();
+    link::push_no_link_local(&mut no_address, veth.host);
+    let _ = socket.transact(&no_address, |_| ());
     socket.transact(&request, |_| ()).map_err(|error| {
         let step = steps.get(error.request).copied().unwrap_or("set up the port");
         Error::internal(format!("failed to {step} of \"{}\" on \"{}\": {error}", veth.host_name, bridge.name))
