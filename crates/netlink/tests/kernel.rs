@@ -21,7 +21,7 @@ use serde_json::Value;
 /// Runs a test on a thread inside a new network namespace; says so and passes where that needs more privilege.
 fn in_namespace(test: impl FnOnce() + Send + 'static) {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: making network namespaces needs root");
+        println!("skipped: making network namespaces needs root");
         return;
     }
     let thread = std::thread::spawn(|| {
@@ -278,7 +278,12 @@ fn ruleset(nft: &mut Nft) {
     batch.add_verdict_map(Family::Ip, TABLE, "pods", SetType::Ipv4);
     batch.add_chain(Family::Ip, TABLE, "out", Some(Hook::SOURCE_NAT));
     batch.add_chain(Family::Ip, TABLE, "subnet-10.1.0.0/16", None);
-    batch.add_rule(Family::Ip, TABLE, "out", "multicast", |r| {
+    batch.add_set(Family::Ip, TABLE, "pods-10.1.0.0/16", SetType::Ipv4);
+    batch.add_element(Family::Ip, TABLE, "pods-10.1.0.0/16", &[10, 1, 0, 7], "owner two");
+    batch.add_rule(Family::Ip, TABLE, "out", "set", |r| {
+        r.part_in(Offset::IP_SOURCE, "pods-10.1.0.0/16").masquerade();
+    });
+    batch.insert_rule(Family::Ip, TABLE, "out", "multicast", |r| {
         r.masked(Offset::IP_DESTINATION, &[240, 0, 0, 0], Comparison::Equal, &[224, 0, 0, 0]).verdict(&Verdict::Return);
     });
     batch.add_rule(Family::Ip, TABLE, "out", "pods", |r| {
@@ -324,6 +329,8 @@ fn nft_prints_what_was_meant_and_reads_it_back() {
             "10.1.0.5 comment \"owner one\" : goto subnet-10.1.0.0/16",
             "type nat hook postrouting priority srcnat; policy accept;",
             "ip daddr 224.0.0.0/4 return comment \"multicast\"",
+            "10.1.0.7 comment \"owner two\"",
+            "ip saddr @pods-10.1.0.0/16 masquerade comment \"set\"",
             "ip saddr vmap @pods comment \"pods\"",
             "ip daddr != 10.1.0.0/16 masquerade comment \"away\"",
             "type ifname . ether_addr",
@@ -339,7 +346,10 @@ fn nft_prints_what_was_meant_and_reads_it_back() {
         assert!(child.wait().unwrap().success());
         assert_eq!(listed(), text);
         let rules = nft.rules(Family::Ip, TABLE, None).unwrap();
-        assert_eq!(rules.len(), 3);
+        assert_eq!(rules.len(), 4);
+        assert_eq!(nft.sets(Family::Bridge, TABLE).unwrap(), ["ports", "allowed"]);
+        assert_eq!(nft.sets(Family::Ip6, TABLE).unwrap(), [""; 0]);
+        assert_eq!(rules[0].comment.as_deref(), Some("multicast"));
         assert!(rules.iter().any(|r| r.comment.as_deref() == Some("multicast") && r.chain == "out"));
     });
 }

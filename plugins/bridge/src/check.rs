@@ -330,8 +330,8 @@ fn first_missing(
         }
     }
     for element in elements {
-        let found = nft.element(element.family, TABLE, element.set, &element.key)?;
-        if !found.is_some_and(|f| ruleset::is_owned(&f, attachment) && f.verdict == element.verdict) {
+        let found = nft.element(element.family, TABLE, &element.set, &element.key)?;
+        if !found.is_some_and(|f| ruleset::is_owned(&f, attachment)) {
             return Ok(Some(format!(
                 "the element of \"{}\" in set {} of table {} {TABLE}",
                 attachment.container_id, element.set, element.family

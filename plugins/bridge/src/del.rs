@@ -84,10 +84,10 @@ fn find(
     }
     let bridge = link::by_name(host, bridge)?.filter(|l| l.is("bridge")).map(|l| l.index);
     // Somebody gave it another name: its address or alias still tell.
-    if let Some(index) = bridge {
-        if let Some(link) = link::ports(host, index)?.into_iter().find(|l| veth::is_host_end(l, attachment)) {
-            return Ok(Found { link: Some(link), addresses: Vec::new() });
-        }
+    if let Some(index) = bridge
+        && let Some(link) = link::ports(host, index)?.into_iter().find(|l| veth::is_host_end(l, attachment))
+    {
+        return Ok(Found { link: Some(link), addresses: Vec::new() });
     }
     let named = previous.and_then(|p| host_entry(p, &attachment.ifname));
     if let Some((peer, addresses)) = pod_end {

@@ -47,11 +47,11 @@ pub(crate) fn ensure(
     }
     // A bridge that we did not make may follow its ports' addresses; with a gateway on it it must not, or every pod
     // loses its gateway whenever a port comes or goes. Setting the present address pins it.
-    if let (false, false, Some(mac)) = (missing.is_empty(), bridge.is_ours, bridge.mac) {
-        if index == bridge.index {
-            link::set_mac(socket, index, mac)
-                .map_err(|e| Error::internal(format!("failed to set bridge addr: could not set bridge's mac: {e}")))?;
-        }
+    if let (false, false, Some(mac)) = (missing.is_empty(), bridge.is_ours, bridge.mac)
+        && index == bridge.index
+    {
+        link::set_mac(socket, index, mac)
+            .map_err(|e| Error::internal(format!("failed to set bridge addr: could not set bridge's mac: {e}")))?;
     }
     forward(socket, wanted)
 }

@@ -2,45 +2,50 @@
 //!
 //! ```text
 //! table ip oxbridge {
-//!     map masq-pods { type ipv4_addr : verdict; elements = { 10.22.0.5 comment "…" : goto subnet-10.22.0.0/16 } }
-//!     chain masq-postrouting { type nat hook postrouting priority srcnat; ip daddr 224.0.0.0/4 return; ip saddr vmap @masq-pods }
-//!     chain subnet-10.22.0.0/16 { ip daddr != 10.22.0.0/16 masquerade }
+//!     set pods-10.22.0.0/16 { type ipv4_addr; elements = { 10.22.0.5 comment "…" } }
+//!     chain masq-postrouting { type nat hook postrouting priority srcnat;
+//!         ip daddr 224.0.0.0/4 return
+//!         ip saddr @pods-10.22.0.0/16 ip daddr != 10.22.0.0/16 masquerade }
 //! }
 //! ```
+//!
+//! A rule for each subnet and no map to verdicts: with every new element that jumps, the kernel looks through all the
+//! others of its map for loops (`nft_lookup_validate`), so that a pod would cost the more the more there are.
 
 use std::net::IpAddr;
 
 use cni::Cidr;
-use netlink::nft::{Batch, Comparison, Family, Hook, Offset, Rule, SetType, Verdict};
+use netlink::nft::{Batch, Comparison, Family, Hook, Nft, Offset, Rule, SetType, Verdict};
 
-use crate::ruleset::{NewElement, Skeleton, TABLE, clear, has};
+use crate::ruleset::{NewElement, Skeleton, TABLE, has};
 
-/// Name of the map from pod address to its subnet's chain.
-pub(crate) const MAP: &str = "masq-pods";
 /// Not a word of nft's language, like `masquerade`, or `nft -f` could not read its own listing.
 const CHAIN: &str = "masq-postrouting";
+const SET_PREFIX: &str = "pods-";
 const MULTICAST_COMMENT: &str = "multicast keeps its source";
-const PODS_COMMENT: &str = "pods with ipMasq";
-const SUBNET_COMMENT: &str = "what leaves the subnet";
+/// What the comment of a subnet's rule begins with; the name of its set follows.
+const PODS_COMMENT: &str = "what leaves the subnet of ";
 
-/// A pod's address with the length of its subnet's prefix.
+/// The element of a pod's address, which has the length of its subnet's prefix.
 pub(crate) fn element(address: Cidr) -> NewElement {
-    NewElement {
-        family: Family::of(address.addr()),
-        set: MAP,
-        key: bytes(address.addr()),
-        verdict: Some(Verdict::Goto(subnet_chain(address))),
-    }
+    NewElement { family: Family::of(address.addr()), set: set_name(address), key: bytes(address.addr()) }
 }
 
-/// The chains and rules that an address needs.
+/// The chain, rules and set that an address needs, in this order.
 pub(crate) fn skeletons(address: Cidr) -> [Box<dyn Skeleton>; 2] {
     [Box::new(Base(Family::of(address.addr()))), Box::new(Subnet(address.network()))]
 }
 
-/// The name of a subnet's chain; nft allows letters, digits and `/ - _ .` in names.
-pub(crate) fn subnet_chain(address: Cidr) -> String {
-    format!("subnet-{}", address.network()).replace(':', "-")
+/// The sets that hold pods.
+pub(crate) fn sets(nft: &mut Nft, family: Family) -> netlink::Result<Vec<String>> {
+    let mut all = nft.sets(family, TABLE)?;
+    all.retain(|name| name.starts_with(SET_PREFIX));
+    Ok(all)
+}
+
+/// The name of a subnet's set; nft allows letters, digits and `/ - _ .` in names.
+fn set_name(address: Cidr) -> String {
+    format!("{SET_PREFIX}{}", address.network()).replace(':', "-")
 }
 
 struct Base(Family);
@@ -50,30 +55,26 @@ impl Skeleton for Base {
         self.0
     }
 
-    fn chain(&self) -> String {
+    fn name(&self) -> String {
         CHAIN.to_owned()
     }
 
     fn is_whole(&self, rules: &[Rule]) -> bool {
-        has(rules, CHAIN, MULTICAST_COMMENT) && has(rules, CHAIN, PODS_COMMENT)
+        has(rules, CHAIN, MULTICAST_COMMENT)
     }
 
-    fn push(&self, batch: &mut Batch, rules: &[Rule]) {
+    fn push(&self, batch: &mut Batch) {
         let family = self.0;
-        let (keys, source, destination, mask, multicast): (_, _, _, &[u8], &[u8]) = if family == Family::Ip {
-            (SetType::Ipv4, Offset::IP_SOURCE, Offset::IP_DESTINATION, &[0xf0, 0, 0, 0], &[0xe0, 0, 0, 0])
+        let (destination, mask, multicast): (_, &[u8], &[u8]) = if family == Family::Ip {
+            (Offset::IP_DESTINATION, &[0xf0, 0, 0, 0], &[0xe0, 0, 0, 0])
         } else {
             let ff = const { &[0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] };
-            (SetType::Ipv6, Offset::IP6_SOURCE, Offset::IP6_DESTINATION, ff, ff)
+            (Offset::IP6_DESTINATION, ff, ff)
         };
-        batch.add_verdict_map(family, TABLE, MAP, keys);
         batch.add_chain(family, TABLE, CHAIN, Some(Hook::SOURCE_NAT));
-        clear(batch, family, CHAIN, rules);
-        batch.add_rule(family, TABLE, CHAIN, MULTICAST_COMMENT, |rule| {
+        // Before the subnets' rules, should they be there already.
+        batch.insert_rule(family, TABLE, CHAIN, MULTICAST_COMMENT, |rule| {
             rule.masked(destination, mask, Comparison::Equal, multicast).verdict(&Verdict::Return);
-        });
-        batch.add_rule(family, TABLE, CHAIN, PODS_COMMENT, |rule| {
-            rule.verdict_map(source, MAP);
         });
     }
 }
@@ -85,22 +86,26 @@ impl Skeleton for Subnet {
         Family::of(self.0.addr())
     }
 
-    fn chain(&self) -> String {
-        subnet_chain(self.0)
+    fn name(&self) -> String {
+        set_name(self.0)
     }
 
     fn is_whole(&self, rules: &[Rule]) -> bool {
-        has(rules, &self.chain(), SUBNET_COMMENT)
+        has(rules, CHAIN, &format!("{PODS_COMMENT}{}", self.name()))
     }
 
-    fn push(&self, batch: &mut Batch, rules: &[Rule]) {
-        let (family, chain) = (self.family(), self.chain());
-        let destination = if family == Family::Ip { Offset::IP_DESTINATION } else { Offset::IP6_DESTINATION };
-        let mask = mask(self.0);
-        batch.add_chain(family, TABLE, &chain, None);
-        clear(batch, family, &chain, rules);
-        batch.add_rule(family, TABLE, &chain, SUBNET_COMMENT, |rule| {
-            rule.masked(destination, &mask, Comparison::NotEqual, &bytes(self.0.addr())).masquerade();
+    fn push(&self, batch: &mut Batch) {
+        let (family, set) = (self.family(), self.name());
+        let (keys, source, destination) = if family == Family::Ip {
+            (SetType::Ipv4, Offset::IP_SOURCE, Offset::IP_DESTINATION)
+        } else {
+            (SetType::Ipv6, Offset::IP6_SOURCE, Offset::IP6_DESTINATION)
+        };
+        batch.add_set(family, TABLE, &set, keys);
+        batch.add_rule(family, TABLE, CHAIN, &format!("{PODS_COMMENT}{set}"), |rule| {
+            rule.part_in(source, &set)
+                .masked(destination, &mask(self.0), Comparison::NotEqual, &bytes(self.0.addr()))
+                .masquerade();
         });
     }
 }
@@ -139,8 +144,10 @@ mod tests {
     }
 
     #[test]
-    fn chains_are_named_after_subnets() {
-        assert_eq!(subnet_chain(cidr("10.22.3.4/16")), "subnet-10.22.0.0/16");
-        assert_eq!(subnet_chain(cidr("fd00:88::2/64")), "subnet-fd00-88--/64");
+    fn sets_are_named_after_subnets() {
+        assert_eq!(set_name(cidr("10.22.3.4/16")), "pods-10.22.0.0/16");
+        assert_eq!(set_name(cidr("fd00:88::2/64")), "pods-fd00-88--/64");
+        let longest = cidr("fd00:1111:2222:3333:4444:5555:6666:7777/128");
+        assert!(format!("{PODS_COMMENT}{}", set_name(longest)).len() <= netlink::nft::MAX_COMMENT);
     }
 }

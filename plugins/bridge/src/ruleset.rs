@@ -1,14 +1,16 @@
 //! Our own nf_tables tables: rules that never change, and one element for each attachment.
 //!
-//! What a pod needs is an element in a map or set whose comment begins with the identity of its attachment. The rules
+//! What a pod needs is an element in a set whose comment begins with the identity of its attachment. The rules
 //! are the same for a thousand pods as for one, the kernel finds an element by hash, and adding one needs no look at
 //! the others. Everything of one call is one transaction.
 
 use std::time::{Duration, Instant};
 
 use cni::{Attachment, Error};
-use netlink::nft::{Batch, Element, Family, Nft, Rule, Verdict};
+use netlink::nft::{Batch, Element, Family, Nft, Rule};
 use netlink::{Errno, Result};
+
+use crate::{masquerade, spoof};
 
 /// Name of our table, in each family that needs one.
 pub(crate) const TABLE: &str = "oxbridge";
@@ -23,31 +25,22 @@ const REFUSALS: u32 = 5;
 #[derive(Debug)]
 pub(crate) struct NewElement {
     pub(crate) family: Family,
-    pub(crate) set: &'static str,
+    pub(crate) set: String,
     pub(crate) key: Vec<u8>,
-    /// For maps.
-    pub(crate) verdict: Option<Verdict>,
 }
 
-/// A part of the ruleset that this plugin keeps: fixed chains and rules, and the sets they look into.
+/// A part of the ruleset that this plugin keeps: chains, rules that are the same for all pods, and the sets that they
+/// look into.
 pub(crate) trait Skeleton {
     /// Its family.
     fn family(&self) -> Family;
-    /// Its chain: two skeletons of one family and chain are the same.
-    fn chain(&self) -> String;
+    /// Its name: two skeletons of one family and name are the same.
+    fn name(&self) -> String;
     /// Whether these rules of the table hold it whole.
     fn is_whole(&self, rules: &[Rule]) -> bool;
-    /// Makes what is missing; rules of its chains are written anew.
-    fn push(&self, batch: &mut Batch, rules: &[Rule]);
+    /// Makes it; what is there of it stays.
+    fn push(&self, batch: &mut Batch);
 }
-
-/// The sets and maps that hold elements of attachments.
-pub(crate) const SETS: [(Family, &str); 4] = [
-    (Family::Ip, crate::masquerade::MAP),
-    (Family::Ip6, crate::masquerade::MAP),
-    (Family::Bridge, crate::spoof::PORTS),
-    (Family::Bridge, crate::spoof::ALLOWED),
-];
 
 /// Puts the elements of an attachment into the ruleset, and before them what they need.
 pub(crate) fn install(
@@ -65,7 +58,7 @@ pub(crate) fn install(
         for (position, skeleton) in skeletons.iter().enumerate() {
             let family = skeleton.family();
             // Two addresses of a subnet need it once.
-            if skeletons[..position].iter().any(|s| s.family() == family && s.chain() == skeleton.chain()) {
+            if skeletons[..position].iter().any(|s| s.family() == family && s.name() == skeleton.name()) {
                 continue;
             }
             let rules = match last.take() {
@@ -73,36 +66,29 @@ pub(crate) fn install(
                 _ => nft.rules(family, TABLE, None)?,
             };
             if !skeleton.is_whole(&rules) {
-                missing.push((skeleton, rules.clone()));
+                missing.push(skeleton);
             }
             last = Some((family, rules));
         }
         // Without anything to decide on what was read, others' commits do not matter.
         let mut batch = if missing.is_empty() && !replace { Batch::new() } else { Batch::if_generation(generation) };
-        for (skeleton, rules) in missing {
+        for skeleton in missing {
             batch.add_table(skeleton.family(), TABLE, TABLE_COMMENT);
-            skeleton.push(&mut batch, &rules);
+            skeleton.push(&mut batch);
         }
         for element in elements {
-            if replace && nft.element(element.family, TABLE, element.set, &element.key)?.is_some() {
+            let NewElement { family, set, key } = element;
+            if replace && nft.element(*family, TABLE, set, key)?.is_some() {
                 // Adding over an element keeps its old comment, and with it its old owner.
-                batch.delete_element(element.family, TABLE, element.set, &element.key);
+                batch.delete_element(*family, TABLE, set, key);
             }
-            push_element(&mut batch, element, &comment);
+            batch.add_element(*family, TABLE, set, key, &comment);
         }
         let result = nft.commit(batch);
         // Somebody's left-over has our address: by next try it is known to be there.
         replace |= result.as_ref().is_err_and(|e| e.is(Errno::EEXIST));
         result
     })
-}
-
-fn push_element(batch: &mut Batch, element: &NewElement, comment: &str) {
-    let NewElement { family, set, key, verdict } = element;
-    match verdict {
-        Some(verdict) => batch.add_verdict(*family, TABLE, set, key, verdict, comment),
-        None => batch.add_element(*family, TABLE, set, key, comment),
-    };
 }
 
 /// Removes the elements for which `is_gone` holds, and in the same transaction what `more` adds to it.
@@ -118,9 +104,9 @@ pub(crate) fn remove(
             generation => generation?,
         };
         let mut batch = Batch::if_generation(generation);
-        for (family, set) in SETS {
-            for element in nft.elements(family, TABLE, set)?.iter().filter(|e| is_gone(e)) {
-                batch.delete_element(family, TABLE, set, &element.key);
+        for (family, set) in sets(nft)? {
+            for element in nft.elements(family, TABLE, &set)?.iter().filter(|e| is_gone(e)) {
+                batch.delete_element(family, TABLE, &set, &element.key);
             }
         }
         more(nft, &mut batch)?;
@@ -138,11 +124,13 @@ pub(crate) fn has(rules: &[Rule], chain: &str, comment: &str) -> bool {
     rules.iter().any(|r| r.chain == chain && r.comment.as_deref() == Some(comment))
 }
 
-/// Takes the rules out of a chain, one by one: flushing a chain that is only being made is refused.
-pub(crate) fn clear(batch: &mut Batch, family: Family, chain: &str, rules: &[Rule]) {
-    for rule in rules.iter().filter(|r| r.chain == chain) {
-        batch.delete_rule(family, TABLE, chain, rule.handle);
+/// The sets that hold elements of attachments.
+fn sets(nft: &mut Nft) -> Result<Vec<(Family, String)>> {
+    let mut all = vec![(Family::Bridge, spoof::PORTS.to_owned()), (Family::Bridge, spoof::ALLOWED.to_owned())];
+    for family in [Family::Ip, Family::Ip6] {
+        all.extend(masquerade::sets(nft, family)?.into_iter().map(|set| (family, set)));
     }
+    Ok(all)
 }
 
 /// Whether the kernel (or its loaded modules) cannot do nf_tables.

@@ -14,7 +14,7 @@
 use netlink::link::Mac;
 use netlink::nft::{Batch, Family, Hook, Offset, Rule, SetType, Verdict};
 
-use crate::ruleset::{NewElement, Skeleton, TABLE, clear, has};
+use crate::ruleset::{NewElement, Skeleton, TABLE, has};
 
 /// Names of the ports that are checked.
 pub(crate) const PORTS: &str = "macspoof-ports";
@@ -29,7 +29,7 @@ pub(crate) fn elements(port: &str, mac: Mac) -> [NewElement; 2] {
     let mut pair = name.clone();
     pair.extend_from_slice(&mac);
     pair.resize(24, 0);
-    let element = |set, key| NewElement { family: Family::Bridge, set, key, verdict: None };
+    let element = |set: &str, key| NewElement { family: Family::Bridge, set: set.to_owned(), key };
     [element(PORTS, name), element(ALLOWED, pair)]
 }
 
@@ -41,7 +41,7 @@ impl Skeleton for Filter {
         Family::Bridge
     }
 
-    fn chain(&self) -> String {
+    fn name(&self) -> String {
         CHAIN.to_owned()
     }
 
@@ -49,11 +49,10 @@ impl Skeleton for Filter {
         has(rules, CHAIN, COMMENT)
     }
 
-    fn push(&self, batch: &mut Batch, rules: &[Rule]) {
+    fn push(&self, batch: &mut Batch) {
         batch.add_set(Family::Bridge, TABLE, PORTS, SetType::InterfaceName);
         batch.add_set(Family::Bridge, TABLE, ALLOWED, SetType::InterfaceNameAndMac);
         batch.add_chain(Family::Bridge, TABLE, CHAIN, Some(Hook::BRIDGE_INPUT));
-        clear(batch, Family::Bridge, CHAIN, rules);
         batch.add_rule(Family::Bridge, TABLE, CHAIN, COMMENT, |rule| {
             rule.input_in(PORTS).input_and_part_not_in(Offset::ETHER_SOURCE, ALLOWED).counter().verdict(&Verdict::Drop);
         });

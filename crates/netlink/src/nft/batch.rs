@@ -147,7 +147,31 @@ impl Batch {
         comment: &str,
         body: impl FnOnce(&mut RuleBody<'_, '_>),
     ) -> &mut Self {
-        self.push(family, NFT_MSG_NEWRULE, CREATE | APPEND, |w| {
+        self.new_rule(family, APPEND, table, chain, comment, body)
+    }
+
+    /// Adds a rule at the beginning of a chain.
+    pub fn insert_rule(
+        &mut self,
+        family: Family,
+        table: &str,
+        chain: &str,
+        comment: &str,
+        body: impl FnOnce(&mut RuleBody<'_, '_>),
+    ) -> &mut Self {
+        self.new_rule(family, 0, table, chain, comment, body)
+    }
+
+    fn new_rule(
+        &mut self,
+        family: Family,
+        flags: u16,
+        table: &str,
+        chain: &str,
+        comment: &str,
+        body: impl FnOnce(&mut RuleBody<'_, '_>),
+    ) -> &mut Self {
+        self.push(family, NFT_MSG_NEWRULE, CREATE | flags, |w| {
             w.str(NFTA_RULE_TABLE, table).str(NFTA_RULE_CHAIN, chain);
             w.nest(NFTA_RULE_EXPRESSIONS, |w| body(&mut RuleBody(w)));
             w.attr(NFTA_RULE_USERDATA, &comment_data(comment));
@@ -158,13 +182,6 @@ impl Batch {
     pub fn delete_rule(&mut self, family: Family, table: &str, chain: &str, handle: u64) -> &mut Self {
         self.push(family, NFT_MSG_DELRULE, 0, |w| {
             w.str(NFTA_RULE_TABLE, table).str(NFTA_RULE_CHAIN, chain).be64(NFTA_RULE_HANDLE, handle);
-        })
-    }
-
-    /// Removes all rules of a chain.
-    pub fn flush_chain(&mut self, family: Family, table: &str, chain: &str) -> &mut Self {
-        self.push(family, NFT_MSG_DELRULE, 0, |w| {
-            w.str(NFTA_RULE_TABLE, table).str(NFTA_RULE_CHAIN, chain);
         })
     }
 

@@ -123,6 +123,12 @@ impl RuleBody<'_, '_> {
         })
     }
 
+    /// Goes on if the set holds this part of the packet.
+    pub fn part_in(&mut self, part: Offset, set: &str) -> &mut Self {
+        self.load(part, REG_1);
+        self.lookup(set, 0)
+    }
+
     /// Goes on if the set holds the name of the link the packet came in by.
     pub fn input_in(&mut self, set: &str) -> &mut Self {
         self.load_input();

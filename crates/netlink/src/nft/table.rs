@@ -134,6 +134,21 @@ impl Nft {
         none_if_missing(found)
     }
 
+    /// Names of the sets and maps of a table; none if there is no such table.
+    pub fn sets(&mut self, family: Family, table: &str) -> Result<Vec<String>> {
+        let found = self.socket.dump(
+            SUBSYS | NFT_MSG_GETSET,
+            |w| {
+                w.header(&header(family.number(), 0)).str(NFTA_SET_TABLE, table);
+            },
+            |m| {
+                let is_set = m.kind == SUBSYS | NFT_MSG_NEWSET;
+                is_set.then(|| Attrs::behind(m.body, NFGENMSG_LEN).string(NFTA_SET_NAME)).flatten()
+            },
+        );
+        none_if_missing(found)
+    }
+
     /// The elements of a set or map; none if there is no such set.
     pub fn elements(&mut self, family: Family, table: &str, set: &str) -> Result<Vec<Element>> {
         let found = self.socket.dump(
