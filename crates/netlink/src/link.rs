@@ -194,7 +194,10 @@ pub fn set_vlan_filtering(socket: &mut Socket, name: &str) -> Result<()> {
     socket.transact(&request, |_| ())
 }
 
-/// Makes a veth pair: the host end up and on its bridge, the other end down. `EEXIST` if either name is taken.
+/// Makes a veth pair, both ends down, the host's end on its bridge. `EEXIST` if either name is taken.
+///
+/// A port that is up when it joins a bridge is enabled, disabled when its missing carrier is noticed, and enabled again
+/// when it gets one; each time the kernel visits all ports (`br_port_state_selection`). So: up last.
 pub fn create_veth(socket: &mut Socket, new: &NewVeth<'_>) -> Result<()> {
     let mut request = Request::new();
     request.typed(libc::RTM_NEWLINK, ACK | CREATE | EXCL, &veth_message(new));
@@ -203,9 +206,7 @@ pub fn create_veth(socket: &mut Socket, new: &NewVeth<'_>) -> Result<()> {
 
 fn veth_message(new: &NewVeth<'_>) -> LinkMessage {
     let mut peer = LinkUnspec::new_with_name(new.peer_name).address(new.peer_mac.to_vec());
-    // The other end must be down: veth_open of a pair that is not tied yet answers ENOTCONN.
-    let mut host =
-        LinkMessageBuilder::<LinkVeth>::new(new.host_name, new.peer_name).address(new.host_mac.to_vec()).up();
+    let mut host = LinkMessageBuilder::<LinkVeth>::new(new.host_name, new.peer_name).address(new.host_mac.to_vec());
     if let Some(mtu) = new.mtu {
         peer = peer.mtu(mtu);
         host = host.mtu(mtu);
@@ -265,12 +266,19 @@ pub fn clear_master(socket: &mut Socket, index: u32) -> Result<()> {
     set(socket, index, LinkMessageBuilder::nocontroller)
 }
 
-/// Sets the link layer address.
+/// Appends the request that sets the link layer address.
 ///
 /// Setting the present one changes nothing, but tells the kernel's `NETDEV_CHANGEADDR` listeners: with the sysctls
 /// `arp_notify` and `ndisc_notify` on, the link announces all its addresses (`net/ipv4/devinet.c`, `net/ipv6/ndisc.c`).
+pub fn push_mac(request: &mut Request, index: u32, mac: Mac) {
+    push_set(request, index, |m| m.address(mac.to_vec()));
+}
+
+/// Sets the link layer address; see [`push_mac`].
 pub fn set_mac(socket: &mut Socket, index: u32, mac: Mac) -> Result<()> {
-    set(socket, index, |m| m.address(mac.to_vec()))
+    let mut request = Request::new();
+    push_mac(&mut request, index, mac);
+    socket.transact(&request, |_| ())
 }
 
 fn set(

@@ -82,7 +82,10 @@ fn pair(socket: &mut Socket, master: u32, pod: &File) -> link::Link {
         mtu: Some(1400),
     };
     link::create_veth(socket, &new).unwrap();
-    link::by_name(socket, "vethtest0").unwrap().unwrap()
+    let made = link::by_name(socket, "vethtest0").unwrap().unwrap();
+    assert!(!made.is_up());
+    link::set_up(socket, made.index).unwrap();
+    made
 }
 
 #[test]

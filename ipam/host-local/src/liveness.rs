@@ -9,6 +9,7 @@ use cni::Attachment;
 use cni::attachment::MAX_HOST_IFNAME_ATTEMPTS;
 use host::boot;
 use host::netns::{self, NetNs};
+use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 
 use crate::store::boot_id;
@@ -42,8 +43,7 @@ struct Evidence {
     /// The record is of the namespace given to this call.
     same: bool,
     place: Place,
-    /// A host link with the attachment's derived name.
-    link: Option<String>,
+    link: Link,
     /// An interface plugin that makes such links made the attachment.
     makes_links: bool,
 }
@@ -70,6 +70,14 @@ enum Place {
     Unknown(String),
 }
 
+/// Whether there is a host link with one of the attachment's derived names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Link {
+    There(String),
+    Missing,
+    Unknown(String),
+}
+
 /// Clocks are set by fractions of seconds at boot, and the boot's own time is only known to the second.
 const CLOCK_SLACK: Duration = Duration::from_secs(5);
 
@@ -87,13 +95,10 @@ impl Present {
             (Some(recorded), Some(given)) => recorded == given,
             _ => record.netns == self.netns,
         };
-        judge(&Evidence {
-            boot,
-            same,
-            place: place(record),
-            link: derived_link(attachment),
-            makes_links: record.plugin.as_deref() == Some("bridge"),
-        })
+        let link = derived_link(attachment);
+        // A link decides alone, and namespaces are the dearer look: a full pool may be one of many that live.
+        let place = if link == Link::Missing { place(record) } else { Place::Unknown("not looked at".to_owned()) };
+        judge(&Evidence { boot, same, place, link, makes_links: record.plugin.as_deref() == Some("bridge") })
     }
 
     fn boot_of(&self, record: &Record) -> Boot {
@@ -118,10 +123,14 @@ pub(crate) fn describe(record: &Record) -> String {
 }
 
 fn judge(evidence: &Evidence) -> Verdict {
-    if let Some(link) = &evidence.link {
+    let kept_by_link = match &evidence.link {
         // The host's end of its veth: the pod's end exists as well, wherever it is.
-        let verdict = |text| if evidence.same { Verdict::Same } else { Verdict::Kept(text) };
-        return verdict(format!("its host link {link} is there"));
+        Link::There(name) => Some(format!("its host link {name} is there")),
+        Link::Unknown(why) => Some(format!("its host link cannot be looked for ({why})")),
+        Link::Missing => None,
+    };
+    if let Some(why) = kept_by_link {
+        return if evidence.same { Verdict::Same } else { Verdict::Kept(why) };
     }
     match (evidence.boot, &evidence.place) {
         (Boot::Earlier, _) => Verdict::Gone("it is of an earlier boot".to_owned()),
@@ -153,15 +162,22 @@ fn place(record: &Record) -> Place {
         Err(netns::Error::NotANamespace { .. }) => return Place::Nowhere("no namespace is mounted there".to_owned()),
         Err(error) => return Place::Unknown(error.to_string()),
     };
-    match (record.netns_cookie, ns.cookie()) {
-        (Some(recorded), Some(now)) if recorded != now => Place::Another,
-        _ => Place::Open,
-    }
+    let another = record.netns_cookie.is_some_and(|recorded| ns.cookie().is_some_and(|now| now != recorded));
+    if another { Place::Another } else { Place::Open }
 }
 
 /// The host's end of the attachment's veth, under any of the names that it can have.
-fn derived_link(attachment: &Attachment) -> Option<String> {
-    (0..MAX_HOST_IFNAME_ATTEMPTS).map(|n| attachment.host_ifname(n)).find(|name| if_nametoindex(name.as_str()).is_ok())
+fn derived_link(attachment: &Attachment) -> Link {
+    for name in (0..MAX_HOST_IFNAME_ATTEMPTS).map(|n| attachment.host_ifname(n)) {
+        match if_nametoindex(name.as_str()) {
+            Ok(_) => return Link::There(name),
+            // The kernel's answer, and what C libraries may make of it.
+            Err(Errno::ENODEV | Errno::ENXIO) => {}
+            // No memory for a socket, say: that the link is missing was not shown.
+            Err(errno) => return Link::Unknown(errno.desc().to_owned()),
+        }
+    }
+    Link::Missing
 }
 
 #[cfg(test)]
@@ -201,7 +217,7 @@ mod tests {
             (Doubtful, false, Place::Another, false, true, 'K'),
         ];
         for (boot, same, place, link, makes_links, expected) in cases {
-            let link = link.then(|| "veth0".to_owned());
+            let link = if link { Link::There("veth0".to_owned()) } else { Link::Missing };
             let evidence = Evidence { boot, same, place, link, makes_links };
             let verdict = match judge(&evidence) {
                 Verdict::Same => 'S',
@@ -209,6 +225,9 @@ mod tests {
                 Verdict::Kept(_) => 'K',
             };
             assert_eq!(verdict, expected, "{evidence:?}");
+            // A link that could not be looked for is no missing one.
+            let verdict = judge(&Evidence { link: Link::Unknown("no memory".to_owned()), ..evidence });
+            assert!(!matches!(verdict, Verdict::Gone(_)), "{verdict:?}");
         }
     }
 
@@ -234,6 +253,6 @@ mod tests {
         record.netns = "/proc/self/ns/net".to_owned();
         record.netns_cookie = None;
         assert_eq!(place(&record), Place::Open);
-        assert_eq!(derived_link(&attachment()), None);
+        assert_eq!(derived_link(&attachment()), Link::Missing);
     }
 }

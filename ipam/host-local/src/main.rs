@@ -10,6 +10,7 @@ mod del;
 mod gc;
 mod liveness;
 mod range;
+mod reclaim;
 mod resolvconf;
 mod status;
 mod store;

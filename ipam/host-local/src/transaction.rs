@@ -10,6 +10,7 @@ use cni::{Attachment, Error};
 use crate::allocator::Candidates;
 use crate::liveness::{Present, Verdict, describe};
 use crate::range::{RangeSet, number};
+use crate::reclaim::{self, Tally};
 use crate::store::record::{Pod, Record, Recorded};
 use crate::store::reservation::{Content, Owner};
 use crate::store::{Draft, Held, Locked, Store, stop};
@@ -71,7 +72,8 @@ impl<'a> Transaction<'a> {
         })
     }
 
-    /// One address from each set, in their order.
+    /// One address from each set, in their order. Where none is free, those of attachments that are certainly gone are
+    /// reclaimed; undoing this transaction does not bring them back.
     ///
     /// Errors, prefixed with the number of the range set: no address left; the requested one is taken; the attachment
     /// has one already.
@@ -115,8 +117,7 @@ impl<'a> Transaction<'a> {
         };
         if let Err(error) = release() {
             let owner = &self.owner;
-            let text =
-                format_args!("an address of {owner} is no longer needed, but stays reserved until its DEL: {error}");
+            let text = format!("an address of {owner} is no longer needed, but stays reserved until its DEL: {error}");
             host::syslog::warn("host-local", text);
         }
     }
@@ -173,6 +174,29 @@ impl<'a> Transaction<'a> {
     }
 
     fn take(&mut self, n: usize, set: &RangeSet, requested: Option<IpAddr>) -> Result<Held, Error> {
+        let held = match self.reserve(n, set, requested)? {
+            Some(held) => held,
+            None => self.take_from_the_gone(n, set, requested)?,
+        };
+        self.taken.push(held);
+        self.locked()?.set_cursor(n, held.ip).map_err(crate::failed)?;
+        Ok(held)
+    }
+
+    /// Nothing is free: has somebody something who does not live any more?
+    fn take_from_the_gone(&mut self, n: usize, set: &RangeSet, requested: Option<IpAddr>) -> Result<Held, Error> {
+        let request = self.request;
+        let locked = self.locked()?;
+        let tally = match requested {
+            Some(ip) => reclaim::from_holder(locked, request, ip),
+            None => reclaim::from_all(locked, request, set)?,
+        };
+        let held = if tally.freed > 0 { self.reserve(n, set, requested)? } else { None };
+        held.ok_or_else(|| self.unavailable(set, requested, tally))
+    }
+
+    /// `None`: no address is free.
+    fn reserve(&mut self, n: usize, set: &RangeSet, requested: Option<IpAddr>) -> Result<Option<Held>, Error> {
         let owner = self.owner.clone();
         let locked = self.locked()?;
         let draft = locked.draft(&owner).map_err(crate::failed)?;
@@ -181,24 +205,20 @@ impl<'a> Transaction<'a> {
             None => take_next(locked, &draft, set, n),
         };
         locked.discard(&draft);
-        let held = match found {
-            Ok(Some(held)) => held,
-            Ok(None) => return Err(self.unavailable(set, requested)),
-            Err(error) => return Err(crate::failed(error)),
-        };
-        self.taken.push(held);
-        self.locked()?.set_cursor(n, held.ip).map_err(crate::failed)?;
-        Ok(held)
+        found.map_err(crate::failed)
     }
 
-    fn unavailable(&mut self, set: &RangeSet, requested: Option<IpAddr>) -> Error {
+    fn unavailable(&mut self, set: &RangeSet, requested: Option<IpAddr>, tally: Tally) -> Error {
         let folder = self.store.folder().display().to_string();
         let Some(ip) = requested else {
             let held = self.locked().ok().and_then(|locked| locked.occupied().ok()).unwrap_or_default();
             let held = held.into_iter().filter(|ip| set.contains(*ip)).count();
             return Error::internal(format!("no IP addresses available in range set: {set}")).with_details(format!(
-                "all of its {} addresses are taken: {held} reservations in {folder}",
-                set.capacity()
+                "all of its {} addresses are taken: {held} reservations in {folder}, {} of them with a record, {} of \
+                 those certainly gone",
+                set.capacity(),
+                tally.recorded,
+                tally.gone
             ));
         };
         let range = set.range_of(ip).map(ToString::to_string).unwrap_or_default();
@@ -218,14 +238,18 @@ impl<'a> Transaction<'a> {
         };
         let since = utc(reservation.stamp.mtime.0);
         let ifname = owner.ifname.clone().unwrap_or_default();
-        let identity = Attachment { network, container_id: owner.container_id.clone(), ifname }.identity_hex();
-        let record = locked.record(&identity).filter(|record| record.counts_for(ip, reservation.stamp));
-        let place = record.map(|record| {
-            let pod =
-                record.pod.as_ref().map(|pod| format!("pod {}/{}, ", pod.namespace, pod.name)).unwrap_or_default();
-            format!(", {pod}{}", describe(&record))
-        });
-        Some(format!("held by {owner} since {since}{}", place.unwrap_or_default()))
+        let attachment = Attachment { network, container_id: owner.container_id.clone(), ifname };
+        let record = locked.record(&attachment.identity_hex()).filter(|r| r.counts_for(ip, reservation.stamp));
+        let Some(record) = record else {
+            return Some(format!("held by {owner} since {since}, by a plugin that left no record of it"));
+        };
+        let pod = record.pod.as_ref().map(|pod| format!("pod {}/{}, ", pod.namespace, pod.name)).unwrap_or_default();
+        let why = match self.request.present.judge(&record, &attachment) {
+            Verdict::Same => "its namespace is the one of this ADD".to_owned(),
+            Verdict::Kept(why) => why,
+            Verdict::Gone(_) => "its file could not be removed".to_owned(),
+        };
+        Some(format!("held by {owner} since {since}, {pod}{}; kept, because {why}", describe(&record)))
     }
 
     fn write_record(&mut self, addresses: Vec<Recorded>, before: Option<Record>) -> Result<(), Error> {
@@ -358,4 +382,4 @@ fn take_torn(locked: &mut Locked<'_>, draft: &Draft, ip: IpAddr) -> Found {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

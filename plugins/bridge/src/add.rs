@@ -72,6 +72,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     } else if !plan.leave_down {
         pod::set_up(&mut pod, &veth)?;
     }
+    port::set_up(&mut host, &veth)?;
     if !plan.leave_down {
         port::wait_until_forwarding(&mut host, &veth, &bridge)?;
     }
@@ -81,7 +82,8 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
             pod::settle(&netns, &mut pod, &veth)?;
         }
         if plan.announce {
-            pod::announce(&mut pod, &veth)?;
+            let settings = pod_v6.as_ref().filter(|_| has_v6);
+            pod::announce(&mut pod, settings, &veth, &attachment.ifname)?;
         }
         forget_neighbours(&mut host, gateway_link.as_ref().map_or(bridge.index, |(index, ..)| *index), &result)?;
     }

@@ -55,7 +55,7 @@ fn check_bridge(host: &mut Socket, plan: &Plan, previous: &AddResult) -> Result<
         bridge::get(host, name)?.ok_or_else(|| differs(&format!("bridge \"{name}\""), "no such link", "the bridge"))?;
     let mac = link.mac.map(host::mac::format).unwrap_or_default();
     if !entry.mac.is_empty() && !mac.eq_ignore_ascii_case(&entry.mac) {
-        let text = format_args!("CHECK: the MAC address of \"{name}\" is {mac}, after ADD it was {}", entry.mac);
+        let text = format!("CHECK: the MAC address of \"{name}\" is {mac}, after ADD it was {}", entry.mac);
         host::syslog::warn("bridge", text);
     }
     if !link.is_up() {

@@ -38,8 +38,6 @@ pub(crate) fn prepare(settings: Option<&Dir>, plan: &Plan, ifname: &str, has_v6:
     } else {
         let _ = set("accept_dad", "0");
     }
-    // It announces its addresses whenever told to; see `announce`. IPv4's setting goes with the addresses.
-    let _ = set("ndisc_notify", "1");
     if plan.gateway {
         // The bridge is the router and answers none; each would be flooded to every port (1-2 ms for 500 of them).
         let _ = set("router_solicitations", "0");
@@ -52,7 +50,7 @@ pub(crate) fn prepare(settings: Option<&Dir>, plan: &Plan, ifname: &str, has_v6:
         }
         // Read-only in rootless containers: the pod works without it.
         if let Err(error) = set("keep_addr_on_down", "1") {
-            let text = format_args!("{error}; the pod's IPv6 addresses are lost if its link is set down");
+            let text = format!("{error}; the pod's IPv6 addresses are lost if its link is set down");
             host::syslog::warn("bridge", text);
         }
     }
@@ -64,8 +62,6 @@ pub(crate) fn configure(pod: &mut Socket, plan: &Plan, veth: &Veth, result: &Add
     let dad = if plan.detect_duplicates { Dad::Detect } else { Dad::Skip };
     let mut request = Request::new();
     let mut steps = Vec::new();
-    link::push_arp_notify(&mut request, veth.pod);
-    steps.push("failed to let the container's link announce itself".to_owned());
     for ip in &result.ips {
         let address = ip.address;
         addr::push_add(&mut request, veth.pod, address.addr(), address.prefix(), dad);
@@ -127,8 +123,17 @@ pub(crate) fn settle(netns: &NetNs, pod: &mut Socket, veth: &Veth) -> Result<(),
 ///
 /// The kernel sends them itself when a link is given its (same) address again. A packet socket could do it too, but
 /// closing one waits for a grace period of several milliseconds.
-pub(crate) fn announce(pod: &mut Socket, veth: &Veth) -> Result<(), Error> {
-    link::set_mac(pod, veth.pod, veth.pod_mac)
+///
+/// Its settings for this (which stay: it announces itself again whenever its address is set) come only now: a link that
+/// announces itself while it is set up floods all ports with what nobody can answer yet.
+pub(crate) fn announce(pod: &mut Socket, settings: Option<&Dir>, veth: &Veth, ifname: &str) -> Result<(), Error> {
+    if let Some(settings) = settings {
+        let _ = settings.overwrite(&format!("{ifname}/ndisc_notify"), "1");
+    }
+    let mut request = Request::new();
+    link::push_arp_notify(&mut request, veth.pod);
+    link::push_mac(&mut request, veth.pod, veth.pod_mac);
+    pod.transact(&request, |_| ())
         .map_err(|e| Error::internal(format!("failed to announce the container's addresses: {e}")))
 }
 

@@ -47,6 +47,12 @@ pub(crate) fn restrain(
     })
 }
 
+/// Sets the host end up: from here on the pod can send.
+pub(crate) fn set_up(socket: &mut Socket, veth: &Veth) -> Result<(), Error> {
+    link::set_up(socket, veth.host)
+        .map_err(|e| Error::internal(format!("failed to set \"{}\" up: {e}", veth.host_name)))
+}
+
 /// Waits until the port carries the pod's packets.
 pub(crate) fn wait_until_forwarding(socket: &mut Socket, veth: &Veth, bridge: &Bridge) -> Result<(), Error> {
     let failed = |e: netlink::Error| Error::internal(format!("failed to look at \"{}\": {e}", veth.host_name));

@@ -74,7 +74,7 @@ pub(crate) fn ensure_absent(socket: &mut Socket, pod: &mut Socket, attachment: &
     .with_details("its interface was renamed, or is in another namespace that still lives; DEL removes it"))
 }
 
-/// Makes the pair: host end up and on the bridge, pod's end down. `None`: the bridge is gone.
+/// Makes the pair, the host end on the bridge, both ends down. `None`: the bridge is gone.
 pub(crate) fn create(
     socket: &mut Socket,
     attachment: &Attachment,
@@ -197,6 +197,7 @@ pub(crate) fn ensure_gateway_port(
     let mut request = Request::new();
     link::push_alias(&mut request, index, &format!("{GATEWAY_PORT_MARK} of {}", bridge.name));
     push_vlans(&mut request, index, leave.as_slice(), &[VlanRange::access(vlan)]);
+    link::push_up(&mut request, index);
     link::push_up(&mut request, gateway);
     socket.transact(&request, |_| ()).map_err(failed)?;
     Ok((gateway, name, Some(peer_mac)))

@@ -328,6 +328,62 @@ fn the_full_pool_of_a_node_that_crashed_is_reclaimed() {
 }
 
 #[test]
+fn a_reclaimed_address_is_told_with_its_owner() {
+    case(|| {
+        let host = Host::new();
+        let config = with(&config::bridge(), json!({ "ipam": config::host_local(&["10.22.0.0/30"]) }));
+        let gone = host.named_pod();
+        host.plugin("bridge").pod(&gone).config(&config).add().ok();
+        host.unmount(&gone.path);
+        let id = gone.id.clone();
+        drop(gone);
+        host.wait_for_ports(0);
+        let reply = host.plugin("bridge").pod(&host.pod()).config(&config).add();
+        let told = format!("reclaimed 10.22.0.2 of {id} eth0 ");
+        assert!(reply.ok().stderr.contains(&told), "{reply}");
+    });
+}
+
+#[test]
+fn a_pod_whose_path_is_gone_or_used_again_keeps_its_address_in_a_full_pool() {
+    case(|| {
+        let host = Host::new();
+        let config = with(&config::bridge(), json!({ "ipam": config::host_local(&["10.22.0.0/30"]) }));
+        let requested = with(&config, json!({ "args": { "cni": { "ips": ["10.22.0.2"] } } }));
+        let (pod, other) = (host.named_pod(), host.pod());
+        host.plugin("bridge").pod(&pod).config(&config).add().ok();
+        let refused = || {
+            let late = host.pod();
+            let call = |config: &Value| host.plugin("bridge").pod(&late).config(config).add();
+            call(&config).failure().is(999, "no IP addresses available");
+            call(&requested).failure().is(999, "10.22.0.2 is not available");
+        };
+        refused();
+        host.unmount(&pod.path);
+        refused();
+        host.mount_netns(&other.ns, &pod.path);
+        refused();
+        tests::traffic::assert_reaches(&pod, config::GATEWAY4);
+    });
+}
+
+#[test]
+fn a_requested_address_is_taken_over_from_a_pod_that_is_gone() {
+    case(|| {
+        let host = Host::new();
+        let config = with(&config::bridge(), json!({ "args": { "cni": { "ips": ["10.22.0.9"] } } }));
+        let gone = host.pod();
+        host.plugin("bridge").pod(&gone).config(&config).add().ok();
+        drop(gone);
+        host.wait_for_ports(0);
+        let pod = host.pod();
+        host.plugin("bridge").pod(&pod).config(&config).add().ok();
+        assert!(content(&host, "10.22.0.9").starts_with(pod.id.as_bytes()));
+        tests::traffic::assert_reaches(&pod, config::GATEWAY4);
+    });
+}
+
+#[test]
 fn reservations_made_by_hand_are_never_reclaimed() {
     case(|| {
         let host = Host::new();

@@ -9,7 +9,7 @@ use crate::range::address;
 use crate::range::tests::{set, text};
 
 /// An ADD of `id`/eth0 for the namespace `netns`, by bridge, in this boot.
-fn request(id: &str, netns: &str, requested: &[&str]) -> Request {
+pub(crate) fn request(id: &str, netns: &str, requested: &[&str]) -> Request {
     Request {
         attachment: Attachment { network: "n".to_owned(), container_id: id.to_owned(), ifname: "eth0".to_owned() },
         requested: requested.iter().map(|ip| ip.parse().ok()).collect(),
@@ -19,7 +19,7 @@ fn request(id: &str, netns: &str, requested: &[&str]) -> Request {
     }
 }
 
-fn add(store: &Store, request: &Request, sets: &[RangeSet]) -> Result<Vec<IpAddr>, Error> {
+pub(crate) fn add(store: &Store, request: &Request, sets: &[RangeSet]) -> Result<Vec<IpAddr>, Error> {
     let mut transaction = Transaction::begin(store, request)?;
     let ips = transaction.allocate(sets)?;
     transaction.unlock();
@@ -27,7 +27,7 @@ fn add(store: &Store, request: &Request, sets: &[RangeSet]) -> Result<Vec<IpAddr
     Ok(ips)
 }
 
-fn del(store: &Store, id: &str) {
+pub(crate) fn del(store: &Store, id: &str) {
     let mut locked = store.lock().unwrap();
     let owner = Owner::new(id, "eth0");
     for held in locked.find(&owner).unwrap() {
@@ -36,14 +36,14 @@ fn del(store: &Store, id: &str) {
 }
 
 /// Names and contents of all reservations.
-fn files(store: &Store) -> Vec<(String, String)> {
+pub(crate) fn files(store: &Store) -> Vec<(String, String)> {
     let names = fs::read_dir(store.folder()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<String> = names.filter(|n| n.parse::<IpAddr>().is_ok()).collect();
     names.sort();
     names.into_iter().map(|n| (n.clone(), fs::read_to_string(store.folder().join(n)).unwrap())).collect()
 }
 
-fn ips(texts: &[&str]) -> Vec<IpAddr> {
+pub(crate) fn ips(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
@@ -51,19 +51,19 @@ fn dual() -> [RangeSet; 2] {
     [set(&[text("10.0.0.0/29", "", "", "")]), set(&[text("fd00::/64", "", "", "")])]
 }
 
-struct Scratch {
-    _dir: tempfile::TempDir,
-    store: Store,
+pub(crate) struct Scratch {
+    pub(crate) _dir: tempfile::TempDir,
+    pub(crate) store: Store,
 }
 
-fn scratch() -> Scratch {
+pub(crate) fn scratch() -> Scratch {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::new(dir.path(), "n").unwrap();
     Scratch { _dir: dir, store }
 }
 
-const HERE: &str = "/proc/self/ns/net";
-const GONE: &str = "/nonexistent/netns/gone";
+pub(crate) const HERE: &str = "/proc/self/ns/net";
+pub(crate) const GONE: &str = "/nonexistent/netns/gone";
 
 #[test]
 fn one_address_of_each_set_in_order() {
@@ -162,14 +162,15 @@ fn our_stale_record_does_not_speak_for_the_references_reservation() {
 #[test]
 fn a_requested_address_in_use_names_its_holder() {
     let Scratch { store, .. } = &scratch();
-    add(store, &request("c1", GONE, &["", ""]), &dual()).unwrap();
-    let error = add(store, &request("c2", HERE, &["", "fd00::2"]), &dual()).unwrap_err();
+    add(store, &request("c1", HERE, &["", ""]), &dual()).unwrap();
+    let error = add(store, &request("c2", GONE, &["", "fd00::2"]), &dual()).unwrap_err();
     assert_eq!(
         error.msg,
         "failed to allocate for range 1: requested IP address fd00::2 is not available in range set \
          fd00::1-fd00::ffff:ffff:ffff:ffff"
     );
-    assert!(error.details.contains("held by c1 eth0 since 20") && error.details.contains(GONE), "{error}");
+    assert!(error.details.contains("held by c1 eth0 since 20") && error.details.contains(HERE), "{error}");
+    assert!(error.details.ends_with("kept, because its namespace is still there"), "{error}");
     let held: Vec<String> = files(store).into_iter().map(|(_, owner)| owner).collect();
     assert_eq!(held, ["c1\r\neth0", "c1\r\neth0"], "the first set's address was given back");
 }
@@ -187,6 +188,7 @@ fn a_full_pool_says_so_after_taking_over_what_is_torn() {
     let error = add(store, &request("c5", HERE, &["", ""]), &sets).unwrap_err();
     assert_eq!(error.msg, "failed to allocate for range 0: no IP addresses available in range set: 10.0.0.1-10.0.0.6");
     assert!(error.details.contains("all of its 5 addresses are taken: 5 reservations in"), "{error}");
+    assert!(error.details.ends_with("5 of them with a record, 0 of those certainly gone"), "{error}");
     assert_eq!(files(store).len(), 10);
 }
 

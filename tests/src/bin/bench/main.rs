@@ -8,6 +8,8 @@
 //! that neither pays for the other's rules; every pod has a namespace of its own; the calls
 //! of the two take turns, and each goes first as often as the other; medians are compared.
 
+#![allow(clippy::print_stderr, reason = "a program at a terminal, whose table goes to stdout")]
+
 mod call;
 mod netns;
 mod scenario;

@@ -1,0 +1,138 @@
+//! Takes back the addresses of attachments that are certainly gone, when an ADD finds nothing else to give.
+//!
+//! After a crash or a reboot no DEL comes for what was alive before, and many runtimes never call GC: without this, a
+//! pool that is full once stays full. An address is looked at only through our record of it, and only while its
+//! reservation file is the very one that was recorded; whether it may be taken is for [liveness](crate::liveness) to say.
+//!
+//! What was reclaimed stays so, also when the ADD that needed it fails later: its owner is gone whatever becomes of us.
+
+use std::net::IpAddr;
+
+use cni::{Attachment, Error};
+
+use crate::liveness::Verdict;
+use crate::range::RangeSet;
+use crate::store::record::Record;
+use crate::store::reservation::{Content, Owner};
+use crate::store::{Held, Locked};
+use crate::time::utc;
+use crate::transaction::Request;
+
+/// What was found out about the addresses in question.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// So many are held and have a record that counts.
+    pub(crate) recorded: usize,
+    /// So many of those belong to attachments that are certainly gone.
+    pub(crate) gone: usize,
+    /// So many of those are free now: all, unless files could not be removed.
+    pub(crate) freed: usize,
+}
+
+/// An attachment that has reservations, as our record tells.
+#[derive(Debug)]
+struct Known {
+    identity: String,
+    attachment: Attachment,
+    record: Record,
+    /// What the record counts for; never empty.
+    held: Vec<Held>,
+}
+
+/// Reclaims from everyone who has an address of this set: one pass over the network's records.
+///
+/// Error: a signal asked to stop.
+pub(crate) fn from_all(locked: &mut Locked<'_>, caller: &Request, set: &RangeSet) -> Result<Tally, Error> {
+    let own = caller.attachment.identity_hex();
+    let mut tally = Tally::default();
+    for identity in locked.records() {
+        crate::interrupted()?;
+        if identity == own {
+            continue;
+        }
+        if let Some(known) = Known::of(locked, &caller.attachment.network, identity, |ip| set.contains(ip)) {
+            known.judge(locked, caller, |ip| set.contains(ip), &mut tally);
+        }
+    }
+    Ok(tally)
+}
+
+/// Reclaims this one address, with whatever else its holder has.
+pub(crate) fn from_holder(locked: &mut Locked<'_>, caller: &Request, ip: IpAddr) -> Tally {
+    let mut tally = Tally::default();
+    let Ok(Some(reservation)) = locked.read(ip) else { return tally };
+    let Content::Owner(Owner { container_id, ifname: Some(ifname) }) = reservation.content else { return tally };
+    let holder = Attachment { network: caller.attachment.network.clone(), container_id, ifname };
+    if holder == caller.attachment {
+        return tally;
+    }
+    if let Some(known) = Known::of(locked, &holder.network, holder.identity_hex(), |of| of == ip) {
+        known.judge(locked, caller, |of| of == ip, &mut tally);
+    }
+    tally
+}
+
+impl Known {
+    /// `None`: no record that counts for an address which is `wanted`.
+    fn of(locked: &Locked<'_>, network: &str, identity: String, wanted: impl Fn(IpAddr) -> bool) -> Option<Self> {
+        let record = locked.record(&identity)?;
+        if !record.addresses.iter().any(|a| wanted(a.ip)) {
+            return None;
+        }
+        let attachment = Attachment {
+            network: network.to_owned(),
+            container_id: record.container_id.clone(),
+            ifname: record.ifname.clone(),
+        };
+        // Under a wrong name, the host link looked for would be another's.
+        if attachment.identity_hex() != identity {
+            return None;
+        }
+        let owner = Content::Owner(Owner::new(&record.container_id, &record.ifname));
+        let counts = |ip| {
+            let reservation = locked.read(ip).ok()??;
+            let stamp = reservation.stamp;
+            (reservation.content == owner && record.counts_for(ip, stamp)).then_some(Held { ip, stamp })
+        };
+        let held: Vec<Held> = record.addresses.iter().filter_map(|a| counts(a.ip)).collect();
+        held.iter().any(|held| wanted(held.ip)).then_some(Self { identity, attachment, record, held })
+    }
+
+    /// Counts what it has of the `wanted`, and frees all that it has if it is certainly gone.
+    fn judge(&self, locked: &mut Locked<'_>, caller: &Request, wanted: impl Fn(IpAddr) -> bool, tally: &mut Tally) {
+        let count = self.held.iter().filter(|held| wanted(held.ip)).count();
+        tally.recorded += count;
+        let Verdict::Gone(why) = caller.present.judge(&self.record, &self.attachment) else { return };
+        tally.gone += count;
+        let freed = self.free(locked, &why);
+        tally.freed += freed.into_iter().filter(|ip| wanted(*ip)).count();
+    }
+
+    /// Goes on past errors: one file that cannot be removed must not keep the others.
+    fn free(&self, locked: &mut Locked<'_>, why: &str) -> Vec<IpAddr> {
+        let owner = Owner::new(&self.record.container_id, &self.record.ifname);
+        let pod = self.record.pod.as_ref().map(|pod| format!("pod {}/{}, ", pod.namespace, pod.name));
+        let since = format!("{}since {}", pod.unwrap_or_default(), utc(self.record.time));
+        let mut freed = Vec::with_capacity(self.held.len());
+        for held in &self.held {
+            match locked.release(Some(&owner), *held) {
+                Ok(()) => {
+                    freed.push(held.ip);
+                    let text = format!("reclaimed {} of {owner} ({since}), because {why}", held.ip);
+                    host::syslog::notice("host-local", &text);
+                }
+                Err(error) => {
+                    host::syslog::warn("host-local", format_args!("{owner} is gone, because {why}, but {error}"));
+                }
+            }
+        }
+        if freed.len() == self.held.len() {
+            // A record that outlives its reservations counts for nothing.
+            let _ = locked.remove_record(&self.identity);
+        }
+        freed
+    }
+}
+
+#[cfg(test)]
+mod tests;
