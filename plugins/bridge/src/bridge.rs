@@ -156,8 +156,7 @@ fn reconcile(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, link: &Link) ->
         if mtu < link.mtu || mtu > link.mtu && !link::has_ports(socket, link.index).map_err(|e| failed(name, &e))? {
             link::set_mtu(socket, link.index, mtu).map_err(|e| failed(name, &e))?;
         } else if mtu > link.mtu {
-            let text =
-                format_args!("\"{name}\" keeps its MTU of {} while pods are on it; the pod gets {mtu}", link.mtu);
+            let text = format!("\"{name}\" keeps its MTU of {} while pods are on it; the pod gets {mtu}", link.mtu);
             host::syslog::warn("bridge", text);
         }
     }
