@@ -172,6 +172,8 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         &[
             "host_local::a_restart_into_another_namespace_gets_its_address_back",
             "host_local::the_full_pool_of_a_node_that_crashed_is_reclaimed",
+            "host_local::a_reclaimed_address_is_told_with_its_owner",
+            "host_local::a_requested_address_is_taken_over_from_a_pod_that_is_gone",
         ],
     ),
     (

@@ -10,6 +10,9 @@ use crate::transaction::{Request, Transaction};
 
 pub(crate) fn add(call: &Call) -> Result<(), Error> {
     host::signal::install();
+    if host::stdio::stdout_was_closed() {
+        return Err(Error::new(cni::code::IO_FAILURE, host::stdio::NO_STDOUT));
+    }
     let plan = Plan::new(call)?;
     let dns = plan.resolv_conf.as_deref().map(resolvconf::read).transpose()?;
     let request = Request {

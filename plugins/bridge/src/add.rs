@@ -22,6 +22,9 @@ const BRIDGE_TRIES: usize = 3;
 const POD_INTERFACE: usize = 2;
 
 pub(crate) fn add(call: &Call) -> Result<(), Error> {
+    if host::stdio::stdout_was_closed() {
+        return Err(Error::new(cni::code::IO_FAILURE, host::stdio::NO_STDOUT));
+    }
     let plan = Plan::new(call)?;
     if plan.ipam.is_none() && !call.can_reply_without_ips() {
         return Err(Error::internal(format!(

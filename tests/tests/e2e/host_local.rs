@@ -353,8 +353,7 @@ fn a_pod_whose_path_is_gone_or_used_again_keeps_its_address_in_a_full_pool() {
         let (pod, other) = (host.named_pod(), host.pod());
         host.plugin("bridge").pod(&pod).config(&config).add().ok();
         let refused = || {
-            let late = host.pod();
-            let call = |config: &Value| host.plugin("bridge").pod(&late).config(config).add();
+            let call = |config: &Value| host.plugin("bridge").pod(&host.pod()).config(config).add();
             call(&config).failure().is(999, "no IP addresses available");
             call(&requested).failure().is(999, "10.22.0.2 is not available");
         };

@@ -75,6 +75,13 @@ fn a_result_that_nobody_can_read_undoes_everything() {
                 host.plugin(plugin).pod(&pod).config(&config).add().ok();
                 host.plugin(plugin).pod(&pod).config(&config).del().ok();
             }
+            // Closed: with nobody to tell, nothing is done at all.
+            let pod = host.pod();
+            let shell = ["sh", "-c", "exec \"$0\" >&-"];
+            let reply = host.plugin(plugin).pod(&pod).config(&config).under(&shell).add();
+            assert!(!reply.status.success(), "{plugin}: {reply}");
+            host.assert_as(&before);
+            assert!(pod.link("eth0").is_none());
         }
     });
 }
