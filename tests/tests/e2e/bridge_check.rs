@@ -92,6 +92,9 @@ fn passes_for_older_pods_while_pods_come_and_go() {
             let host = Host::new();
             let (first, result) = attached(&host, &config);
             let more: Vec<_> = (0..4).map(|_| attached(&host, &config)).collect();
+            // A bridge that takes its address from its ports takes the lowest: this one's.
+            host.run("ip link add low address 02:00:00:00:00:01 type veth peer name high");
+            host.run(&format!("ip link set low master {BRIDGE}"));
             host.plugin("bridge").pod(&first).config_with(&config, &result).check().ok();
             host.plugin("bridge").pod(&more[0].0).config(&config).del().ok();
             host.plugin("bridge").pod(&first).config_with(&config, &result).check().ok();
