@@ -51,7 +51,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
             return Err(Error::internal(format!("IPAM plugin \"{ipam}\" returned missing IP config")));
         }
     }
-    let Looked { mtu, host_v6, pod_v6 } = looked?;
+    let Looked { mtu, pod_v6 } = looked?;
     let has_v6 = result.ips.iter().any(|ip| !ip.address.is_ipv4());
     if has_v6 && pod_v6.is_none() {
         return Err(pod::no_ipv6());
@@ -62,8 +62,6 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
 
     let gateways = if plan.gateway { gateway::addresses(&result) } else { Vec::new() };
     let (bridge, gateway_link, veth) = connect(&mut host, &plan, &attachment, &netns, &gateways, mtu, &mut undo)?;
-    // The host takes nothing from what the pod announces.
-    let _ = host_v6.map(|settings| settings.overwrite(&format!("{}/accept_ra", veth.host_name), "0"));
     step()?;
     port::restrain(&mut host, &plan, &attachment, &bridge, &veth)?;
     install_rules(&plan, &attachment, &veth, &result, &mut undo)?;
@@ -118,8 +116,6 @@ fn open(protocol: Protocol) -> Result<Socket, Error> {
 struct Looked {
     /// MTU in bytes, if one was asked for.
     mtu: Option<u32>,
-    /// IPv6's settings of the host's links.
-    host_v6: Option<Dir>,
     /// IPv6's settings of the pod's links.
     pod_v6: Option<Dir>,
 }
@@ -129,7 +125,7 @@ fn look(host: &mut Socket, netns: &NetNs, plan: &Plan) -> Result<Looked, Error> 
     if let Some(link) = bridge::get(host, &plan.bridge)? {
         bridge::refuse_foreign(plan, mtu, &link)?;
     }
-    Ok(Looked { mtu, host_v6: Dir::open(bridge::V6_CONF).ok(), pod_v6: pod::v6_settings(netns)? })
+    Ok(Looked { mtu, pod_v6: pod::v6_settings(netns)? })
 }
 
 /// Gives addresses the gateway that `isGateway` implies, their interface, and the pod its default routes.
