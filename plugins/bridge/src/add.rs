@@ -76,6 +76,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     port::set_up(&mut host, &veth)?;
     if !plan.leave_down {
         port::wait_until_forwarding(&mut host, &veth, &bridge)?;
+        pod::wait_until_sending(&netns, &mut pod, &veth)?;
     }
     if plan.ipam.is_some() {
         // A pod of IPv4 addresses need not wait for its link-local one.
