@@ -197,7 +197,8 @@ pub fn set_vlan_filtering(socket: &mut Socket, name: &str) -> Result<()> {
 /// Makes a veth pair, both ends down, the host's end on its bridge. `EEXIST` if either name is taken.
 ///
 /// A port that is up when it joins a bridge is enabled, disabled when its missing carrier is noticed, and enabled again
-/// when it gets one; each time the kernel visits all ports (`br_port_state_selection`). So: up last.
+/// when it gets one; each time the kernel visits all ports (`br_port_state_selection`). One that is set up after its
+/// missing carrier was noticed (looking at the link makes the kernel notice) is enabled once.
 pub fn create_veth(socket: &mut Socket, new: &NewVeth<'_>) -> Result<()> {
     let mut request = Request::new();
     request.typed(libc::RTM_NEWLINK, ACK | CREATE | EXCL, &veth_message(new));

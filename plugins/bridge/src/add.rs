@@ -65,6 +65,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     step()?;
     port::restrain(&mut host, &plan, &attachment, &bridge, &veth)?;
     install_rules(&plan, &attachment, &veth, &result, &mut undo)?;
+    port::set_up(&mut host, &veth)?;
     step()?;
 
     if plan.ipam.is_some() {
@@ -73,10 +74,8 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     } else if !plan.leave_down {
         pod::set_up(&mut pod, &veth)?;
     }
-    port::set_up(&mut host, &veth)?;
     if !plan.leave_down {
         port::wait_until_forwarding(&mut host, &veth, &bridge)?;
-        pod::wait_until_sending(&netns, &mut pod, &veth)?;
     }
     if plan.ipam.is_some() {
         // A pod of IPv4 addresses need not wait for its link-local one.

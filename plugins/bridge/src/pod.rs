@@ -16,8 +16,6 @@ use crate::bridge::V6_CONF;
 use crate::config::Plan;
 use crate::veth::Veth;
 
-/// The kernel needs microseconds.
-const CARRIER_PATIENCE: Duration = Duration::from_secs(5);
 /// Duplicate address detection takes one to two seconds per address by default.
 const DAD_PATIENCE: Duration = Duration::from_secs(8);
 
@@ -85,29 +83,6 @@ pub(crate) fn configure(pod: &mut Socket, plan: &Plan, veth: &Veth, result: &Add
 /// Sets the link up without addresses (layer 2).
 pub(crate) fn set_up(pod: &mut Socket, veth: &Veth) -> Result<(), Error> {
     link::set_up(pod, veth.pod).map_err(|e| Error::internal(format!("failed to set the container's link up: {e}")))
-}
-
-/// Waits until the pod's end sends: a link that has just got its carrier throws packets away until the kernel has
-/// noticed, some microseconds later (on newer kernels, looking at it makes it notice).
-pub(crate) fn wait_until_sending(netns: &NetNs, pod: &mut Socket, veth: &Veth) -> Result<(), Error> {
-    let failed = |e: netlink::Error| Error::internal(format!("failed to look at the container's link: {e}"));
-    let mut is_ready = || -> Result<Option<()>, Error> {
-        if let Some(error) = crate::add::interrupted() {
-            return Err(error);
-        }
-        let link = link::by_index(pod, veth.pod).map_err(failed)?;
-        Ok(link.is_some_and(|l| l.is_operational).then_some(()))
-    };
-    if is_ready()?.is_some() {
-        return Ok(());
-    }
-    let mut monitor = netns.enter(Monitor::links).map_err(|e| Error::internal(e.to_string()))?.map_err(failed)?;
-    monitor.wait(Instant::now() + CARRIER_PATIENCE, failed, is_ready)?.ok_or_else(|| {
-        Error::new(
-            cni::code::TRY_AGAIN,
-            format!("the container's link has no carrier after {CARRIER_PATIENCE:?}, though its other end forwards"),
-        )
-    })
 }
 
 /// Waits until no address is tentative: those that duplicate address detection looks at (`enabledad`), and the

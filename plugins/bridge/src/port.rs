@@ -49,7 +49,8 @@ pub(crate) fn restrain(
     })
 }
 
-/// Sets the host end up: from here on the pod can send.
+/// Sets the host end up, before the pod's end: that one then gets its carrier while it is set up and sends at once; one
+/// that gets it later throws packets away until the kernel has noticed.
 pub(crate) fn set_up(socket: &mut Socket, veth: &Veth) -> Result<(), Error> {
     link::set_up(socket, veth.host)
         .map_err(|e| Error::internal(format!("failed to set \"{}\" up: {e}", veth.host_name)))
