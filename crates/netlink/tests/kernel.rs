@@ -278,31 +278,23 @@ fn ruleset(nft: &mut Nft) {
     pair.extend_from_slice(&key);
     pair.extend_from_slice(&[2, 0, 0, 0, 0, 9, 0, 0]);
     batch.add_table(Family::Ip, TABLE, "a test");
-    batch.add_verdict_map(Family::Ip, TABLE, "pods", SetType::Ipv4);
+    batch.add_set(Family::Ip, TABLE, "pods", SetType::Ipv4);
     batch.add_chain(Family::Ip, TABLE, "out", Some(Hook::SOURCE_NAT));
-    batch.add_chain(Family::Ip, TABLE, "subnet-10.1.0.0/16", None);
     batch.add_set(Family::Ip, TABLE, "pods-10.1.0.0/16", SetType::Ipv4);
     batch.add_element(Family::Ip, TABLE, "pods-10.1.0.0/16", &[10, 1, 0, 7], "owner two");
-    batch.add_rule(Family::Ip, TABLE, "out", "set", |r| {
-        r.part_in(Offset::IP_SOURCE, "pods-10.1.0.0/16").masquerade();
+    batch.add_rule(Family::Ip, TABLE, "out", "away", |r| {
+        r.part_in(Offset::IP_SOURCE, "pods-10.1.0.0/16")
+            .masked(Offset::IP_DESTINATION, &[255, 255, 0, 0], Comparison::NotEqual, &[10, 1, 0, 0])
+            .masquerade();
     });
     batch.insert_rule(Family::Ip, TABLE, "out", "multicast", |r| {
         r.masked(Offset::IP_DESTINATION, &[240, 0, 0, 0], Comparison::Equal, &[224, 0, 0, 0]).verdict(&Verdict::Return);
     });
-    batch.add_rule(Family::Ip, TABLE, "out", "pods", |r| {
-        r.verdict_map(Offset::IP_SOURCE, "pods");
+    batch.add_chain(Family::Ip, TABLE, "subnet-10.1.0.0/16", None);
+    batch.add_rule(Family::Ip, TABLE, "out", "elsewhere", |r| {
+        r.verdict(&Verdict::Goto("subnet-10.1.0.0/16".into()));
     });
-    batch.add_rule(Family::Ip, TABLE, "subnet-10.1.0.0/16", "away", |r| {
-        r.masked(Offset::IP_DESTINATION, &[255, 255, 0, 0], Comparison::NotEqual, &[10, 1, 0, 0]).masquerade();
-    });
-    batch.add_verdict(
-        Family::Ip,
-        TABLE,
-        "pods",
-        &[10, 1, 0, 5],
-        &Verdict::Goto("subnet-10.1.0.0/16".into()),
-        "owner one",
-    );
+    batch.add_element(Family::Ip, TABLE, "pods", &[10, 1, 0, 5], "owner one");
     batch.add_table(Family::Bridge, TABLE, "a test");
     batch.add_set(Family::Bridge, TABLE, "ports", SetType::InterfaceName);
     batch.add_set(Family::Bridge, TABLE, "allowed", SetType::InterfaceNameAndMac);
@@ -328,14 +320,13 @@ fn nft_prints_what_was_meant_and_reads_it_back() {
         ruleset(&mut nft);
         let text = listed();
         for line in [
-            "type ipv4_addr : verdict",
-            "10.1.0.5 comment \"owner one\" : goto subnet-10.1.0.0/16",
+            "type ipv4_addr",
+            "10.1.0.5 comment \"owner one\"",
+            "goto subnet-10.1.0.0/16 comment \"elsewhere\"",
             "type nat hook postrouting priority srcnat; policy accept;",
             "ip daddr 224.0.0.0/4 return comment \"multicast\"",
             "10.1.0.7 comment \"owner two\"",
-            "ip saddr @pods-10.1.0.0/16 masquerade comment \"set\"",
-            "ip saddr vmap @pods comment \"pods\"",
-            "ip daddr != 10.1.0.0/16 masquerade comment \"away\"",
+            "ip saddr @pods-10.1.0.0/16 ip daddr != 10.1.0.0/16 masquerade comment \"away\"",
             "type ifname . ether_addr",
             "\"veth0\" . 02:00:00:00:00:09 comment \"owner one\"",
             "iifname @ports iifname . ether saddr != @allowed counter packets 0 bytes 0 drop comment \"spoofed\"",
@@ -349,7 +340,8 @@ fn nft_prints_what_was_meant_and_reads_it_back() {
         assert!(child.wait().unwrap().success());
         assert_eq!(listed(), text);
         let rules = nft.rules(Family::Ip, TABLE, None).unwrap();
-        assert_eq!(rules.len(), 4);
+        assert_eq!(rules.len(), 3);
+        assert_eq!(rules[2].target().as_deref(), Some("subnet-10.1.0.0/16"));
         assert_eq!(nft.sets(Family::Bridge, TABLE).unwrap(), ["ports", "allowed"]);
         assert_eq!(nft.sets(Family::Ip6, TABLE).unwrap(), [""; 0]);
         assert_eq!(rules[0].comment.as_deref(), Some("multicast"));
@@ -367,12 +359,11 @@ fn elements_are_found_by_key_and_changed_only_by_who_knows_the_ruleset() {
         ruleset(&mut nft);
         let element = nft.element(Family::Ip, TABLE, "pods", &[10, 1, 0, 5]).unwrap().unwrap();
         assert_eq!(element.comment.as_deref(), Some("owner one"));
-        assert_eq!(element.verdict, Some(Verdict::Goto("subnet-10.1.0.0/16".into())));
         assert_eq!(nft.element(Family::Ip, TABLE, "pods", &[10, 1, 0, 6]).unwrap(), None);
         assert_eq!(nft.elements(Family::Ip, TABLE, "pods").unwrap(), [element]);
 
         let mut again = Batch::new();
-        again.add_verdict(Family::Ip, TABLE, "pods", &[10, 1, 0, 5], &Verdict::Accept, "owner two");
+        again.add_element(Family::Ip, TABLE, "pods", &[10, 1, 0, 5], "owner two");
         assert!(nft.commit(again).unwrap_err().is(Errno::EEXIST));
 
         let generation = nft.generation().unwrap();
@@ -399,7 +390,7 @@ fn thousands_of_elements_fit_in_one_transaction_and_one_answer() {
         let mut batch = Batch::new();
         for n in 0..5000u32 {
             let key = (0x0a02_0000 + n).to_be_bytes();
-            batch.add_verdict(Family::Ip, TABLE, "pods", &key, &Verdict::Return, &format!("owner {n}"));
+            batch.add_element(Family::Ip, TABLE, "pods", &key, &format!("owner {n}"));
         }
         nft.commit(batch).unwrap();
         assert_eq!(nft.elements(Family::Ip, TABLE, "pods").unwrap().len(), 5001);

@@ -1,6 +1,6 @@
 //! A transaction: all of it happens, or nothing.
 
-use super::rule::{RuleBody, Verdict};
+use super::rule::RuleBody;
 use super::uapi::*;
 use super::{Family, comment_data, header};
 use crate::wire::{APPEND, CREATE, EXCL, Request, Writer};
@@ -187,15 +187,6 @@ impl Batch {
 
     /// Makes a set unless it is there.
     pub fn add_set(&mut self, family: Family, table: &str, set: &str, keys: SetType) -> &mut Self {
-        self.new_set(family, table, set, keys, false)
-    }
-
-    /// Makes a map from keys to verdicts unless it is there.
-    pub fn add_verdict_map(&mut self, family: Family, table: &str, map: &str, keys: SetType) -> &mut Self {
-        self.new_set(family, table, map, keys, true)
-    }
-
-    fn new_set(&mut self, family: Family, table: &str, set: &str, keys: SetType, is_map: bool) -> &mut Self {
         self.sets += 1;
         let id = self.sets;
         self.push(family, NFT_MSG_NEWSET, CREATE, |w| {
@@ -205,47 +196,16 @@ impl Batch {
                 // Strings are kept in host order; without being told so, nft prints them as empty.
                 w.attr(NFTA_SET_USERDATA, &key_byte_order(HOST_ORDER));
             }
-            if is_map {
-                w.be32(NFTA_SET_FLAGS, NFT_SET_MAP).be32(NFTA_SET_DATA_TYPE, NFT_DATA_VERDICT);
-            }
         })
     }
 
     /// Adds an element; the transaction is refused with `EEXIST` if the set has one of this key.
     pub fn add_element(&mut self, family: Family, table: &str, set: &str, key: &[u8], comment: &str) -> &mut Self {
-        self.new_element(family, table, set, key, None, comment)
-    }
-
-    /// Adds an element to a verdict map; refused with `EEXIST` if the map has one of this key.
-    pub fn add_verdict(
-        &mut self,
-        family: Family,
-        table: &str,
-        map: &str,
-        key: &[u8],
-        verdict: &Verdict,
-        comment: &str,
-    ) -> &mut Self {
-        self.new_element(family, table, map, key, Some(verdict), comment)
-    }
-
-    fn new_element(
-        &mut self,
-        family: Family,
-        table: &str,
-        set: &str,
-        key: &[u8],
-        verdict: Option<&Verdict>,
-        comment: &str,
-    ) -> &mut Self {
         self.elements(family, NFT_MSG_NEWSETELEM, CREATE | EXCL, table, set, |w| {
             w.nest(NFTA_LIST_ELEM, |w| {
                 w.nest(NFTA_SET_ELEM_KEY, |w| {
                     w.attr(NFTA_DATA_VALUE, key);
                 });
-                if let Some(verdict) = verdict {
-                    w.nest(NFTA_SET_ELEM_DATA, |w| verdict.write(w));
-                }
                 w.attr(NFTA_SET_ELEM_USERDATA, &comment_data(comment));
             });
         })

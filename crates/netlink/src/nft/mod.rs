@@ -1,4 +1,4 @@
-//! nf_tables: tables, chains, rules, sets and maps, changed in transactions, without the `nft` program.
+//! nf_tables: tables, chains, rules and sets, changed in transactions, without the `nft` program.
 //!
 //! Source: `net/netfilter/nf_tables_api.c`, `include/uapi/linux/netfilter/nf_tables.h`. What decides how long a
 //! transaction takes is what is in it (measured on Linux 6.18): new rules, elements and chains commit in 30-50 µs;
@@ -102,21 +102,16 @@ pub(crate) mod uapi {
 
     pub(crate) const NFTA_SET_TABLE: u16 = 1;
     pub(crate) const NFTA_SET_NAME: u16 = 2;
-    pub(crate) const NFTA_SET_FLAGS: u16 = 3;
     pub(crate) const NFTA_SET_KEY_TYPE: u16 = 4;
     pub(crate) const NFTA_SET_KEY_LEN: u16 = 5;
-    pub(crate) const NFTA_SET_DATA_TYPE: u16 = 6;
     pub(crate) const NFTA_SET_ID: u16 = 10;
     pub(crate) const NFTA_SET_USERDATA: u16 = 13;
-    pub(crate) const NFT_SET_MAP: u32 = 8;
-    pub(crate) const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
 
     pub(crate) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
     pub(crate) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
     pub(crate) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
     pub(crate) const NFTA_LIST_ELEM: u16 = 1;
     pub(crate) const NFTA_SET_ELEM_KEY: u16 = 1;
-    pub(crate) const NFTA_SET_ELEM_DATA: u16 = 2;
     pub(crate) const NFTA_SET_ELEM_USERDATA: u16 = 6;
 
     pub(crate) const NFTA_DATA_VALUE: u16 = 1;

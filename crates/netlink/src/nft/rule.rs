@@ -115,14 +115,6 @@ impl RuleBody<'_, '_> {
         })
     }
 
-    /// Takes the verdict that the map holds for this part of the packet; goes on if it holds none.
-    pub fn verdict_map(&mut self, part: Offset, map: &str) -> &mut Self {
-        self.load(part, REG_1);
-        self.expression("lookup", |w| {
-            w.str(1, map).be32(2, REG_1).be32(3, REG_VERDICT);
-        })
-    }
-
     /// Goes on if the set holds this part of the packet.
     pub fn part_in(&mut self, part: Offset, set: &str) -> &mut Self {
         self.load(part, REG_1);

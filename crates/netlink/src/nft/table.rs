@@ -62,8 +62,6 @@ impl Rule {
 pub struct Element {
     /// Its key.
     pub key: Vec<u8>,
-    /// What a verdict map holds for it.
-    pub verdict: Option<Verdict>,
     /// Its comment; the elements of this project begin with their owner's identity.
     pub comment: Option<String>,
 }
@@ -209,7 +207,6 @@ fn read_elements(message: &Message<'_>) -> Vec<Element> {
             let element = Attrs(element);
             Some(Element {
                 key: element.nested(NFTA_SET_ELEM_KEY).find(NFTA_DATA_VALUE)?.to_vec(),
-                verdict: verdict(element.nested(NFTA_SET_ELEM_DATA)),
                 comment: element.find(NFTA_SET_ELEM_USERDATA).and_then(read_comment),
             })
         })
