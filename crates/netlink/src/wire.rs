@@ -11,8 +11,6 @@ pub const HEADER_LEN: usize = 16;
 pub const REQUEST: u16 = 0x1;
 /// `NLM_F_ACK`: answer even if all went well.
 pub const ACK: u16 = 0x4;
-/// `NLM_F_ECHO`: send the new object back.
-pub const ECHO: u16 = 0x8;
 /// `NLM_F_DUMP`: answer with all objects.
 pub const DUMP: u16 = 0x300;
 /// `NLM_F_EXCL`: refuse if it exists.

@@ -19,6 +19,7 @@ mod spoof;
 mod status;
 mod veth;
 mod vlan;
+mod wait;
 
 use std::process::ExitCode;
 

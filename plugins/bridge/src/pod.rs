@@ -1,6 +1,6 @@
 //! The pod's end: settings, addresses, routes, and telling the neighbours.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cni::{AddResult, Error};
 use host::netns::NetNs;
@@ -15,6 +15,7 @@ use netlink::{Errno, Socket};
 use crate::bridge::V6_CONF;
 use crate::config::Plan;
 use crate::veth::Veth;
+use crate::wait;
 
 /// Duplicate address detection takes one to two seconds per address by default.
 const DAD_PATIENCE: Duration = Duration::from_secs(8);
@@ -89,10 +90,7 @@ pub(crate) fn set_up(pod: &mut Socket, veth: &Veth) -> Result<(), Error> {
 /// link-local one, which the kernel settles a moment after the link came up.
 pub(crate) fn settle(netns: &NetNs, pod: &mut Socket, veth: &Veth) -> Result<(), Error> {
     let failed = |e: netlink::Error| Error::internal(format!("failed to settle addresses: {e}"));
-    let mut is_settled = || -> Result<Option<()>, Error> {
-        if let Some(error) = crate::add::interrupted() {
-            return Err(error);
-        }
+    let is_settled = || -> Result<Option<()>, Error> {
         let addresses = addr::list_v6(pod, veth.pod).map_err(failed)?;
         if let Some(duplicate) = addresses.iter().find(|a| a.is_duplicate()) {
             return Err(Error::internal(format!(
@@ -105,12 +103,8 @@ pub(crate) fn settle(netns: &NetNs, pod: &mut Socket, veth: &Veth) -> Result<(),
         }
         Ok((!addresses.iter().any(addr::Address::is_tentative)).then_some(()))
     };
-    if is_settled()?.is_some() {
-        return Ok(());
-    }
-    let mut monitor =
-        netns.enter(Monitor::v6_addresses).map_err(|e| Error::internal(e.to_string()))?.map_err(failed)?;
-    monitor.wait(Instant::now() + DAD_PATIENCE, failed, is_settled)?.ok_or_else(|| {
+    let open = || netns.enter(Monitor::v6_addresses).map_err(|e| Error::internal(e.to_string()))?.map_err(failed);
+    wait::until(DAD_PATIENCE, open, failed, is_settled)?.ok_or_else(|| {
         Error::new(cni::code::TRY_AGAIN, format!("failed to settle addresses: still tentative after {DAD_PATIENCE:?}"))
             .with_details(
                 "duplicate address detection has not ended; see dad_transmits and retrans_time_ms of the link",

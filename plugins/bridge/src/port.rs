@@ -1,6 +1,6 @@
 //! The host end as a port of the bridge: what it may do, and when it forwards.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cni::{Attachment, Error};
 use netlink::Socket;
@@ -12,6 +12,7 @@ use netlink::wire::Request;
 use crate::bridge::Bridge;
 use crate::config::Plan;
 use crate::veth::Veth;
+use crate::wait;
 
 /// The kernel needs microseconds; the reference waits for 2.55 s in all.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -59,10 +60,7 @@ pub(crate) fn set_up(socket: &mut Socket, veth: &Veth) -> Result<(), Error> {
 /// Waits until the port carries the pod's packets.
 pub(crate) fn wait_until_forwarding(socket: &mut Socket, veth: &Veth, bridge: &Bridge) -> Result<(), Error> {
     let failed = |e: netlink::Error| Error::internal(format!("failed to look at \"{}\": {e}", veth.host_name));
-    let mut is_ready = || -> Result<Option<()>, Error> {
-        if let Some(error) = crate::add::interrupted() {
-            return Err(error);
-        }
+    let is_ready = || -> Result<Option<()>, Error> {
         let link = link::by_index(socket, veth.host).map_err(failed)?;
         let Some(link) = link else {
             return Err(Error::internal(format!("host link \"{}\" vanished while it was set up", veth.host_name)));
@@ -71,12 +69,7 @@ pub(crate) fn wait_until_forwarding(socket: &mut Socket, veth: &Veth, bridge: &B
         let forwards = bridge.stp || link.port.is_some_and(|p| p.forwarding);
         Ok((link.is_operational && forwards).then_some(()))
     };
-    // Mostly it has happened by now, and a monitor that is not needed is not opened.
-    if is_ready()?.is_some() {
-        return Ok(());
-    }
-    let mut monitor = Monitor::links().map_err(failed)?;
-    monitor.wait(Instant::now() + PATIENCE, failed, is_ready)?.ok_or_else(|| {
+    wait::until(PATIENCE, || Monitor::links().map_err(failed), failed, is_ready)?.ok_or_else(|| {
         Error::new(
             cni::code::TRY_AGAIN,
             format!("bridge port in error state: \"{}\" does not forward after {PATIENCE:?}", veth.host_name),

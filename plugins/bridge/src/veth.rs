@@ -1,7 +1,7 @@
 //! The veth pair between the bridge and the pod.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cni::attachment::MAX_HOST_IFNAME_ATTEMPTS;
 use cni::{Attachment, Error};
@@ -15,6 +15,7 @@ use netlink::{Errno, Protocol, Socket};
 
 use crate::bridge::{Bridge, GATEWAY_PORT_MARK};
 use crate::config::{Plan, gateway_port};
+use crate::wait;
 
 /// A namespace that was just destroyed takes its links along after a grace period of some ten milliseconds.
 const DISMANTLING: Duration = Duration::from_secs(3);
@@ -56,20 +57,19 @@ pub(crate) fn ensure_absent(socket: &mut Socket, pod: &mut Socket, attachment: &
     if link::by_name(pod, ifname).map_err(failed)?.is_some() {
         return Err(taken(ifname));
     }
-    let Some(remnant) = find(socket, attachment).map_err(failed)? else { return Ok(()) };
-    let mut monitor = Monitor::links().map_err(failed)?;
-    let gone = monitor
-        .wait(Instant::now() + DISMANTLING, failed, || match crate::add::interrupted() {
-            Some(error) => Err(error),
-            None => Ok(find(socket, attachment).map_err(failed)?.is_none().then_some(())),
-        })?
-        .is_some();
-    if gone {
+    let mut remnant = None;
+    let is_gone = || {
+        remnant = find(socket, attachment).map_err(failed)?;
+        Ok(remnant.is_none().then_some(()))
+    };
+    if wait::until(DISMANTLING, || Monitor::links().map_err(failed), failed, is_gone)?.is_some() {
         return Ok(());
     }
     Err(Error::internal(format!(
         "container \"{}\" is attached to network \"{}\" already: the host link \"{}\" of its \"{ifname}\" exists",
-        attachment.container_id, attachment.network, remnant.name
+        attachment.container_id,
+        attachment.network,
+        remnant.map(|link| link.name).unwrap_or_default()
     ))
     .with_details("its interface was renamed, or is in another namespace that still lives; DEL removes it"))
 }
@@ -118,15 +118,12 @@ pub(crate) fn create(
         let undone = host_name.clone();
         undo.push("removing the veth pair", move || {
             let mut socket = Socket::open(Protocol::Route)?;
-            match link::by_name(&mut socket, &undone)?.filter(|l| l.mac == Some(host_mac)) {
+            match made(&mut socket, &undone, host_mac)? {
                 Some(link) => link::delete(&mut socket, link.index),
                 None => Ok(()),
             }
         });
-        let link = link::by_name(socket, &host_name)
-            .map_err(failed)?
-            .filter(|l| l.mac == Some(host_mac))
-            .ok_or_else(|| failed(Errno::ENODEV.into()))?;
+        let link = made(socket, &host_name, host_mac).map_err(failed)?.ok_or_else(|| failed(Errno::ENODEV.into()))?;
         let pod = link.peer.ok_or_else(|| failed(Errno::ENODEV.into()))?;
         return Ok(Some(Veth { host: link.index, host_name, host_mac, pod, pod_mac }));
     }
@@ -134,6 +131,11 @@ pub(crate) fn create(
         "failed to make veth pair: all {MAX_HOST_IFNAME_ATTEMPTS} names of the host end are taken, \"{}\" the first",
         attachment.host_ifname(0)
     )))
+}
+
+/// The link that was made with this name and address; another's of the same name is none of ours.
+fn made(socket: &mut Socket, name: &str, mac: Mac) -> netlink::Result<Option<Link>> {
+    Ok(link::by_name(socket, name)?.filter(|l| l.mac == Some(mac)))
 }
 
 /// Makes sure that the host takes part in a VLAN by a port of its own, `<bridge>.<vlan>`, which has the gateway's
@@ -180,8 +182,7 @@ pub(crate) fn ensure_gateway_port(
         let failed = |e: netlink::Error| Error::internal(e.to_string());
         let _lock = crate::lock::bridges()?;
         let mut socket = Socket::open(Protocol::Route).map_err(failed)?;
-        let link = link::by_name(&mut socket, &undone).map_err(failed)?.filter(|l| l.mac == Some(host_mac));
-        match link {
+        match made(&mut socket, &undone, host_mac).map_err(failed)? {
             // Another pod of the VLAN may rely on it by now.
             Some(link) if crate::bridge::is_unused(&mut socket, on).map_err(failed)? => {
                 link::delete(&mut socket, link.index).map_err(failed)
@@ -189,11 +190,11 @@ pub(crate) fn ensure_gateway_port(
             _ => Ok(()),
         }
     });
-    let made = link::by_name(socket, &port_name).map_err(failed)?.ok_or_else(|| failed(Errno::ENODEV.into()))?;
-    let index = made.index;
+    let end = made(socket, &port_name, host_mac).map_err(failed)?.ok_or_else(|| failed(Errno::ENODEV.into()))?;
+    let index = end.index;
     let default = VlanRange::access(bridge.default_vlan);
     let leave = Some(default).filter(|_| !plan.vlans.keep_default && bridge.default_vlan != 0);
-    let gateway = made.peer.ok_or_else(|| failed(Errno::ENODEV.into()))?;
+    let gateway = end.peer.ok_or_else(|| failed(Errno::ENODEV.into()))?;
     let mut request = Request::new();
     link::push_alias(&mut request, index, &format!("{GATEWAY_PORT_MARK} of {}", bridge.name));
     push_vlans(&mut request, index, leave.as_slice(), &[VlanRange::access(vlan)]);
