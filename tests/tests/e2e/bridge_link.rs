@@ -87,6 +87,24 @@ fn a_first_add_that_fails_does_not_poison_the_bridge() {
 }
 
 #[test]
+fn a_bridge_of_somebody_else_keeps_its_mac_once_it_has_the_gateway() {
+    case(|| {
+        let host = Host::new();
+        host.run(&format!("ip link add {BRIDGE} type bridge"));
+        host.run(&format!("ip link set {BRIDGE} up"));
+        let pod = host.pod();
+        add(&host, &pod, &config::bridge());
+        let mac = mac_of(&host, BRIDGE);
+        // Left to itself, a bridge takes the lowest of its ports' addresses: this one's.
+        host.run("ip link add low address 02:00:00:00:00:01 type veth peer name high");
+        host.run(&format!("ip link set low master {BRIDGE}"));
+        add(&host, &host.pod(), &config::bridge());
+        assert_eq!(mac_of(&host, BRIDGE), mac);
+        assert_reaches(&pod, config::GATEWAY4);
+    });
+}
+
+#[test]
 fn the_hosts_end_of_a_veth_has_a_mac_that_udev_leaves_alone() {
     case(|| {
         let host = Host::new();

@@ -41,6 +41,25 @@ fn force_address_replaces_the_old_one() {
 }
 
 #[test]
+fn force_address_of_an_add_that_fails_gives_the_old_one_back() {
+    case(|| {
+        let host = Host::new();
+        let first = host.pod();
+        host.plugin("bridge").pod(&first).config(&config::bridge()).add().ok();
+        // No gateway of the pod's is where this route wants to go.
+        let config = with(
+            &other_subnet(),
+            json!({ "forceAddress": true, "ipam": { "routes": [{ "dst": "192.0.2.0/24", "gw": "198.51.100.1" }] } }),
+        );
+        host.plugin("bridge").pod(&host.pod()).config(&config).add().failure();
+        let now = host.snapshot();
+        assert!(now.mentions(&format!("address {BRIDGE} 10.22.0.1/24")));
+        assert!(!now.mentions(&format!("address {BRIDGE} 10.77.0.1/24")));
+        assert_reaches(&first, GATEWAY4);
+    });
+}
+
+#[test]
 fn our_bridge_without_pods_takes_the_new_address() {
     case(|| {
         let host = Host::new();

@@ -21,6 +21,20 @@ fn route(pod: &Pod, family: u8, table: &str, dst: &str) -> Value {
 }
 
 #[test]
+fn hundreds_of_them_are_set() {
+    case(|| {
+        let host = Host::new();
+        let routes: Vec<_> =
+            (0..400).map(|n| json!({ "dst": format!("10.{}.{}.0/24", 100 + n / 200, n % 200) })).collect();
+        let pod = host.pod();
+        let config = with(&config::bridge(), json!({ "ipam": { "routes": routes } }));
+        host.plugin("bridge").pod(&pod).config(&config).add().ok();
+        route(&pod, 4, "main", "10.100.0.0/24");
+        route(&pod, 4, "main", "10.101.199.0/24");
+    });
+}
+
+#[test]
 fn mtu_and_advmss_are_set() {
     case(|| {
         let host = Host::new();
