@@ -19,10 +19,20 @@ pub(crate) enum Addresses {
     Listed(Vec<IpAddr>),
 }
 
-impl Addresses {
-    /// Looks at the host: its addresses, and the links that have any.
+/// The host as it is at this call.
+#[derive(Debug)]
+pub(crate) struct Host {
+    /// Those on which ports are published.
+    pub(crate) addresses: Addresses,
+    /// All that its links have.
+    pub(crate) local: Vec<IpAddr>,
+}
+
+impl Host {
+    /// Looks at its addresses, and the links that have any.
     pub(crate) fn look(route: &mut Socket) -> Result<Self> {
         let all = addr::list_all(route)?;
+        let local = all.iter().map(|a| a.ip).collect();
         let mut links: Vec<u32> = all.iter().filter(|a| !is_link_local(a.ip)).map(|a| a.link).collect();
         links.sort_unstable();
         links.dedup();
@@ -34,16 +44,18 @@ impl Addresses {
             }
         }
         if services.is_empty() {
-            return Ok(Self::All);
+            return Ok(Self { addresses: Addresses::All, local });
         }
         let is_listed = |ip: IpAddr| !ip.is_loopback() && !is_link_local(ip);
         let mut listed: Vec<IpAddr> =
             all.iter().filter(|a| !services.contains(&a.link) && is_listed(a.ip)).map(|a| a.ip).collect();
         listed.sort_unstable();
         listed.dedup();
-        Ok(Self::Listed(listed))
+        Ok(Self { addresses: Addresses::Listed(listed), local })
     }
+}
 
+impl Addresses {
     /// Those of one family that are listed.
     pub(crate) fn listed(&self, family: Family) -> Option<impl Iterator<Item = IpAddr>> {
         match self {

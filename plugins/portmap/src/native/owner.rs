@@ -97,7 +97,7 @@ pub(crate) fn host_link(route: &mut Socket, attachment: &Attachment) -> Result<O
 }
 
 /// A link with one of the names that an identity can have, unless it says that it is somebody else's.
-fn link_of(route: &mut Socket, identity: &[u8; 16]) -> Result<Option<Link>> {
+pub(crate) fn link_of(route: &mut Socket, identity: &[u8; 16]) -> Result<Option<Link>> {
     let owner = format!("oxbridge {} ", hex(identity));
     for name in (0..MAX_HOST_IFNAME_ATTEMPTS).map(|attempt| host_ifname(identity, attempt)) {
         // The next name is taken only where this one is.
