@@ -209,6 +209,21 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         "runs iptables and nft, many times",
         &["processes::add_and_del_start_ipam_alone", "processes::the_iptables_backend_needs_one_restore_per_family"],
     ),
+    (
+        "who came first wins: kube-proxy, or the rules of a pod that is gone",
+        &[
+            "coexistence::a_published_port_wins_over_a_node_port_of_the_same_number",
+            "coexistence::a_stale_rule_of_the_reference_does_not_win",
+        ],
+    ),
+    (
+        "nft does not read back what it lists of the iptables rules",
+        &["coexistence::the_ruleset_that_nft_lists_can_be_loaded_again"],
+    ),
+    (
+        "firewall accepts answers to a pod, but not new connections to its published ports",
+        &["coexistence::with_the_firewall_plugin_published_ports_work_beside_docker"],
+    ),
     ("the mapping that came first wins", &["portmap_traffic::a_mapping_with_a_host_ip_wins_over_one_for_any_address"]),
     (
         "catches what is sent to any address of the host, whatever link it is on",

@@ -9,6 +9,7 @@ mod bridge_check;
 mod bridge_del;
 mod bridge_link;
 mod chroot;
+mod coexistence;
 mod config_errors;
 mod conflict;
 mod dad;
