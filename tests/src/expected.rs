@@ -224,6 +224,13 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         "firewall accepts answers to a pod, but not new connections to its published ports",
         &["coexistence::with_the_firewall_plugin_published_ports_work_beside_docker"],
     ),
+    (
+        "firewall writes to the iptables of its host alone, whatever drops elsewhere",
+        &[
+            "coexistence::with_the_firewall_plugin_pods_get_out_beside_docker_of_legacy_iptables",
+            "coexistence::with_the_firewall_plugin_published_ports_work_beside_docker_of_legacy_iptables",
+        ],
+    ),
     ("the mapping that came first wins", &["portmap_traffic::a_mapping_with_a_host_ip_wins_over_one_for_any_address"]),
     (
         "catches what is sent to any address of the host, whatever link it is on",

@@ -5,7 +5,10 @@
 use serde_json::{Value, json};
 use tests::{
     Host, NetNs, Place, case,
-    published::{CONTAINER_PORT, Family, NAME, Node, V4, V6, at, chain, ip, mapping, portmap, publish, set_bridge_nf},
+    published::{
+        CONTAINER_PORT, Family, NAME, Node, V4, V6, at, bridge, chain, ip, mapping, portmap, publish, route_back,
+        set_bridge_nf,
+    },
     traffic::{
         Answer, Server, Transport, ask, ask_briefly,
         outside::{HOST4, SERVER4, SERVER6, UPLINK},
@@ -36,12 +39,30 @@ fn service_of(f: Family) -> &'static str {
     if f == V4 { "10.96.0.10" } else { "fd00:96::10" }
 }
 
-/// What kube-proxy (iptables) writes for a Service of type `NodePort` with the pod as its endpoint.
+/// The program that loads rules; `flavour`: `` or `-legacy`.
+fn restore(f: Family, flavour: &str) -> String {
+    format!("{}{flavour}-restore --noflush", if f == V4 { "iptables" } else { "ip6tables" })
+}
+
+/// Skips the test on a kernel without the old kind of iptables.
+fn needs_legacy(host: &Host) {
+    if host.try_run("iptables-legacy -t nat -S").is_err() || host.try_run("ip6tables-legacy -t nat -S").is_err() {
+        tests::skip("this kernel has no iptables-legacy");
+    }
+}
+
 fn kube_proxy_iptables(host: &Host) {
-    for (f, program, pods, pod) in [
-        (V4, "iptables-restore", "10.22.0.0/15", V4.pod.to_owned()),
-        (V6, "ip6tables-restore", "fd00:22::/31", format!("[{}]", V6.pod)),
-    ] {
+    kube_proxy(host, "");
+}
+
+fn kube_proxy_legacy(host: &Host) {
+    needs_legacy(host);
+    kube_proxy(host, "-legacy");
+}
+
+/// What kube-proxy (iptables) writes for a Service of type `NodePort` with the pod as its endpoint.
+fn kube_proxy(host: &Host, flavour: &str) {
+    for (f, pods, pod) in [(V4, "10.22.0.0/15", V4.pod.to_owned()), (V6, "fd00:22::/31", format!("[{}]", V6.pod))] {
         let (service, length) = (service_of(f), if f == V4 { 32 } else { 128 });
         let ports: String = Transport::ALL
             .into_iter()
@@ -85,7 +106,7 @@ fn kube_proxy_iptables(host: &Host) {
              -A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS\n\
              COMMIT\n"
         );
-        feed(host, &format!("{program} --noflush"), &rules);
+        feed(host, &restore(f, flavour), &rules);
     }
 }
 
@@ -153,9 +174,9 @@ fn beside_kube_proxy(kube_proxy: fn(&Host), backend: &str) {
             kube_proxy(&host);
         }
         // kube-proxy wants both: endpoints that reach themselves, and answers between ports of a bridge.
-        let bridge = json!({ "ipMasq": true, "hairpinMode": true });
+        let patch_of_bridge = json!({ "ipMasq": true, "hairpinMode": true });
         let patch = if backend.is_empty() { json!({}) } else { json!({ "backend": backend }) };
-        let node = Node::on(host, &mappings(), &bridge, &[portmap(&patch)]);
+        let node = Node::on(host, &mappings(), &patch_of_bridge, &[portmap(&patch)]);
         if !kube_proxy_is_first {
             kube_proxy(&node.host);
         }
@@ -207,6 +228,11 @@ fn kube_proxy_of_iptables_with_the_iptables_backend() {
 }
 
 #[test]
+fn kube_proxy_of_legacy_iptables() {
+    case(|| beside_kube_proxy(kube_proxy_legacy, ""));
+}
+
+#[test]
 fn kube_proxy_of_nftables() {
     case(|| beside_kube_proxy(kube_proxy_nftables, ""));
 }
@@ -217,7 +243,7 @@ fn a_published_port_wins_over_a_node_port_of_the_same_number() {
         let host = Host::new();
         kube_proxy_iptables(&host);
         host.outside();
-        let network = chain(&host, &[tests::published::bridge(&json!({ "ipMasq": true })), portmap(&json!({}))]);
+        let network = chain(&host, &[bridge(&json!({ "ipMasq": true })), portmap(&json!({}))]);
         // The first has the Service's endpoint's address.
         let (endpoint, own) = (host.pod(), host.pod());
         network.add(&endpoint).ok();
@@ -233,7 +259,7 @@ fn a_published_port_wins_over_a_node_port_of_the_same_number() {
 }
 
 /// Docker's rules, its bridge, and one container of it that publishes its port 90 as 9090.
-fn docker(host: &Host) -> (NetNs, Server) {
+fn docker(host: &Host, flavour: &str) -> (NetNs, Server) {
     host.outside();
     host.run("sysctl -q -w net.ipv4.ip_forward=1");
     host.run("sysctl -q -w net.ipv6.conf.all.forwarding=1");
@@ -259,8 +285,8 @@ fn docker(host: &Host) -> (NetNs, Server) {
                -A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER\n\
                -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE\n\
                -A DOCKER ! -i docker0 -p tcp -m tcp --dport 9090 -j DNAT --to-destination 172.17.0.2:90\nCOMMIT\n";
-    feed(host, "iptables-restore --noflush", &format!("{filter}{published}COMMIT\n{nat}"));
-    feed(host, "ip6tables-restore --noflush", &format!("{filter}COMMIT\n"));
+    feed(host, &restore(V4, flavour), &format!("{filter}{published}COMMIT\n{nat}"));
+    feed(host, &restore(V6, flavour), &format!("{filter}COMMIT\n"));
     let server = Server::start(&container, "docker", at("172.17.0.2", 90));
     (container, server)
 }
@@ -273,9 +299,9 @@ fn assert_docker_works(host: &Host, container: &NetNs) {
 }
 
 /// A node with Docker's rules, and pods of this chain behind `bridge`.
-fn beside_docker(chained: &[Value]) -> (Node, NetNs, Server) {
+fn beside_docker(chained: &[Value], flavour: &str) -> (Node, NetNs, Server) {
     let host = Host::new();
-    let (container, server) = docker(&host);
+    let (container, server) = docker(&host, flavour);
     let node = Node::on(host, &mappings(), &json!({ "ipMasq": true }), chained);
     (node, container, server)
 }
@@ -287,7 +313,7 @@ fn firewall() -> Value {
 #[test]
 fn dockers_policy_drops_what_no_firewall_plugin_accepts() {
     case(|| {
-        let (node, container, _server) = beside_docker(&[portmap(&json!({}))]);
+        let (node, container, _server) = beside_docker(&[portmap(&json!({}))], "");
         let outside = node.host.outside();
         for f in [V4, V6] {
             assert_eq!(ask_briefly(outside, Transport::Tcp, at(f.host, PUBLISHED)), None);
@@ -300,37 +326,92 @@ fn dockers_policy_drops_what_no_firewall_plugin_accepts() {
     });
 }
 
+fn pods_get_out(flavour: &str) {
+    let (node, container, _server) = beside_docker(&[portmap(&json!({})), firewall()], flavour);
+    egress(&node);
+    assert_docker_works(&node.host, &container);
+}
+
+fn published_ports_work(flavour: &str) {
+    let (node, container, _server) = beside_docker(&[portmap(&json!({})), firewall()], flavour);
+    let outside = node.host.outside();
+    for f in [V4, V6] {
+        for transport in Transport::ALL {
+            let published = at(f.host, PUBLISHED);
+            assert_eq!(ask(outside, transport, published), answer(f.outside));
+            assert_eq!(ask(&node.stranger, transport, published), answer(f.gateway));
+            assert_eq!(ask(&node.sibling, transport, published), answer(f.gateway));
+            assert_eq!(ask(&node.host, transport, published), answer(f.host));
+        }
+    }
+    // What nobody published stays closed: the way to the pod is known, the port is not open.
+    route_back(&node.host);
+    let _other = Server::start(&node.pod, "private", at(V4.pod, 81));
+    assert_eq!(ask_briefly(outside, Transport::Tcp, at(V4.pod, 81)), None);
+    assert_docker_works(&node.host, &container);
+    node.withdraw();
+    assert_eq!(ask_briefly(outside, Transport::Tcp, at(V4.host, PUBLISHED)), None);
+    assert_docker_works(&node.host, &container);
+}
+
 #[test]
 fn with_the_firewall_plugin_pods_get_out_beside_docker() {
-    case(|| {
-        let (node, container, _server) = beside_docker(&[portmap(&json!({})), firewall()]);
-        egress(&node);
-        assert_docker_works(&node.host, &container);
-    });
+    case(|| pods_get_out(""));
 }
 
 #[test]
 fn with_the_firewall_plugin_published_ports_work_beside_docker() {
+    case(|| published_ports_work(""));
+}
+
+#[test]
+fn with_the_firewall_plugin_pods_get_out_beside_docker_of_legacy_iptables() {
     case(|| {
-        let (node, container, _server) = beside_docker(&[portmap(&json!({})), firewall()]);
-        let outside = node.host.outside();
+        needs_legacy(&Host::new());
+        pods_get_out("-legacy");
+    });
+}
+
+#[test]
+fn with_the_firewall_plugin_published_ports_work_beside_docker_of_legacy_iptables() {
+    case(|| {
+        needs_legacy(&Host::new());
+        published_ports_work("-legacy");
+    });
+}
+
+/// firewalld 2.3's tables, without the zones that nothing here is in: what it does not know is rejected.
+#[test]
+fn firewalld_lets_published_ports_pass() {
+    case(|| {
+        let rules = "table inet firewalld {\n\
+             chain mangle_PREROUTING {\n\
+               type filter hook prerouting priority mangle + 10\n\
+             }\n\
+             chain nat_PREROUTING {\ntype nat hook prerouting priority dstnat + 10\n}\n\
+             chain nat_POSTROUTING {\ntype nat hook postrouting priority srcnat + 10\n}\n\
+             chain filter_FORWARD {\n\
+               type filter hook forward priority filter + 10; policy accept;\n\
+               ct state { established, related } accept\n\
+               ct status dnat accept\n\
+               iifname \"lo\" accept\n\
+               ct state invalid drop\n\
+               reject with icmpx admin-prohibited\n\
+             }\n\
+             }\n";
+        let node = Node::new(&mappings(), &json!({ "ipMasq": true }), &json!({}));
+        set_bridge_nf(&node.host, false);
+        feed(&node.host, "nft -f", rules);
         for f in [V4, V6] {
             for transport in Transport::ALL {
                 let published = at(f.host, PUBLISHED);
-                assert_eq!(ask(outside, transport, published), answer(f.outside));
-                assert_eq!(ask(&node.stranger, transport, published), answer(f.gateway));
+                assert_eq!(ask(node.host.outside(), transport, published), answer(f.outside));
                 assert_eq!(ask(&node.sibling, transport, published), answer(f.gateway));
-                assert_eq!(ask(&node.host, transport, published), answer(f.host));
             }
+            // Out of a zone that does not forward; the firewall plugin puts pods in one that does.
+            let _server = Server::start(node.host.outside(), "outside", at(f.outside, 7));
+            assert_eq!(ask_briefly(&node.pod, Transport::Tcp, at(f.outside, 7)), None);
         }
-        // What nobody published stays closed: the way to the pod is known, the port is not open.
-        tests::published::route_back(&node.host);
-        let _other = Server::start(&node.pod, "private", at(V4.pod, 81));
-        assert_eq!(ask_briefly(outside, Transport::Tcp, at(V4.pod, 81)), None);
-        assert_docker_works(&node.host, &container);
-        node.withdraw();
-        assert_eq!(ask_briefly(outside, Transport::Tcp, at(V4.host, PUBLISHED)), None);
-        assert_docker_works(&node.host, &container);
     });
 }
 
