@@ -155,6 +155,11 @@ impl Node {
         Self { host, pod, sibling, stranger, mappings: mappings.to_vec(), plugins, _servers: servers }
     }
 
+    /// CHECK of the pod.
+    pub fn check(&self) -> Reply {
+        with_ports(&chain(&self.host, &self.plugins), "check", &self.pod, &self.mappings)
+    }
+
     /// DEL of the pod.
     pub fn withdraw(&self) {
         withdraw(&chain(&self.host, &self.plugins), &self.pod, &self.mappings).ok();
