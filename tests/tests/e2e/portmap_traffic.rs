@@ -11,12 +11,12 @@ use std::{
 use serde_json::{Value, json};
 use tests::{
     Host, Place, Pod, case,
-    config::BRIDGE,
+    config::{BRIDGE, host_local, with},
     published::{
         CONTAINER_PORT, Family, NAME, Node, V4, V6, at, bridge, chain, ip, mapping, mapping_at, portmap, publish,
         route_back, set_bridge_nf, withdraw,
     },
-    traffic::{Answer, Server, Transport, ask, ask_briefly, sctp},
+    traffic::{Answer, Server, Transport, ask, ask_briefly, outside::UPLINK, sctp},
 };
 
 /// Published for any address of the host.
@@ -311,6 +311,137 @@ fn after_del_nobody_answers_and_the_host_has_its_port_back() {
                 let own = Answer { server: "host".to_owned(), seen: ip(f.outside) };
                 assert_eq!(ask(outside, transport, at(f.host, ANY)), Some(own));
             }
+        }
+    });
+}
+
+#[test]
+fn addresses_that_the_host_gets_later_are_served() {
+    case(|| {
+        let node = node(&json!({}));
+        node.host.run(&format!("ip address add 192.0.2.77/24 dev {UPLINK}"));
+        node.host.run(&format!("ip address add 2001:db8:1::77/64 dev {UPLINK} nodad"));
+        for transport in Transport::ALL {
+            for (f, address) in [(V4, "192.0.2.77"), (V6, "2001:db8:1::77")] {
+                assert_eq!(ask(node.host.outside(), transport, at(address, ANY)), answer(f.outside));
+                assert_eq!(ask(&node.sibling, transport, at(address, ANY)), answer(f.gateway));
+            }
+        }
+    });
+}
+
+#[test]
+fn many_ports_of_many_pods_all_lead_to_their_own() {
+    case(|| {
+        let host = Host::new();
+        host.outside();
+        let network = chain(&host, &[bridge(&json!({ "ipMasq": true })), portmap(&json!({}))]);
+        let pods = [host.pod(), host.pod(), host.pod()];
+        // More than the fifteen that a rule of iptables can hold; two of the host lead to each of the pod.
+        let ports = |n: u16| (0..40).map(move |k| (8000 + 100 * n + k, 80 + k / 2));
+        let mut servers = Vec::new();
+        for (n, pod) in (0..).zip(&pods) {
+            let mappings: Vec<_> = ports(n)
+                .map(|(of_host, of_pod)| with(&mapping(Transport::Tcp, of_host), json!({ "containerPort": of_pod })))
+                .collect();
+            publish(&network, pod, &mappings).ok();
+            let address = pod.addresses()[0].split('/').next().unwrap().to_owned();
+            servers.extend((80..100).map(|port| Server::start(pod, &format!("{n}-{port}"), at(&address, port))));
+        }
+        for n in 0..3 {
+            for (of_host, of_pod) in ports(n) {
+                let found = ask(host.outside(), Transport::Tcp, at(V4.host, of_host)).map(|a| a.server);
+                assert_eq!(found, Some(format!("{n}-{of_pod}")), "port {of_host}");
+            }
+        }
+    });
+}
+
+#[test]
+fn an_ipv6_only_pod_is_published_over_ipv6_alone() {
+    case(|| {
+        let host = Host::new();
+        host.outside();
+        let first = with(&bridge(&json!({ "ipMasq": true })), json!({ "ipam": host_local(&["fd00:22::/64"]) }));
+        let network = chain(&host, &[first, portmap(&json!({}))]);
+        let (pod, sibling) = (host.pod(), host.pod());
+        publish(&network, &pod, &mappings()).ok();
+        network.add(&sibling).ok();
+        let _server = Server::start(&pod, NAME, at(V6.pod, CONTAINER_PORT));
+        for transport in Transport::ALL {
+            assert_eq!(ask(host.outside(), transport, at(V6.host, ANY)), answer(V6.outside));
+            assert_eq!(ask(&sibling, transport, at(V6.host, UPLINK_ONLY)), answer(V6.gateway));
+            assert_eq!(ask(&host, transport, at(V6.host, ANY)), answer(V6.host));
+            assert_eq!(ask_briefly(host.outside(), transport, at(V4.host, ANY)), None);
+        }
+        withdraw(&network, &pod, &mappings()).ok();
+        assert_eq!(ask_briefly(host.outside(), Transport::Tcp, at(V6.host, ANY)), None);
+    });
+}
+
+/// `conditionsV4` and `conditionsV6` are one attachment's: others are reached as before.
+#[test]
+fn conditions_restrict_who_is_let_in_to_this_pod_alone() {
+    case(|| {
+        let host = Host::new();
+        host.outside();
+        let conditions = json!({ "conditionsV4": ["-s", "192.0.2.0/24"], "conditionsV6": ["!", "-s", "fd00:22::/64"] });
+        let restricted = chain(&host, &[bridge(&json!({})), portmap(&conditions)]);
+        let (pod, other) = (host.pod(), host.pod());
+        publish(&restricted, &pod, &mappings()).ok();
+        // The same network, by a config without them.
+        let open = chain(&host, &[bridge(&json!({})), portmap(&json!({}))]);
+        let ports = [mapping(Transport::Tcp, 9090), mapping(Transport::Udp, 9090)];
+        publish(&open, &other, &ports).ok();
+        let _servers = [(&pod, "restricted", V4.pod), (&pod, "restricted", V6.pod)]
+            .into_iter()
+            .chain([(&other, "open", V4.sibling), (&other, "open", V6.sibling)])
+            .map(|(pod, name, ip)| Server::start(pod, name, at(ip, CONTAINER_PORT)))
+            .collect::<Vec<_>>();
+        for transport in Transport::ALL {
+            for f in [V4, V6] {
+                for port in [ANY, UPLINK_ONLY] {
+                    let name = ask(host.outside(), transport, at(f.host, port)).map(|a| a.server);
+                    assert_eq!(name.as_deref(), Some("restricted"), "from outside");
+                    assert_eq!(ask_briefly(&other, transport, at(f.host, port)), None, "from a sibling");
+                }
+                for who in [&pod.ns, host.outside()] {
+                    let name = ask(who, transport, at(f.host, 9090)).map(|a| a.server);
+                    assert_eq!(name.as_deref(), Some("open"));
+                }
+            }
+        }
+        withdraw(&restricted, &pod, &mappings()).ok();
+        assert_eq!(ask_briefly(host.outside(), Transport::Tcp, at(V4.host, ANY)), None);
+    });
+}
+
+/// The same with chains of iptables, as the reference has them.
+#[test]
+fn the_iptables_backend_serves_everyone_too() {
+    case(|| {
+        let ports: Vec<_> = mappings().into_iter().filter(|m| m["hostIP"] != "127.0.0.1").collect();
+        let node =
+            Node::new(&ports, &json!({ "ipMasq": true, "hairpinMode": true }), &json!({ "backend": "iptables" }));
+        for bridge_nf in [false, true] {
+            set_bridge_nf(&node.host, bridge_nf);
+            for transport in Transport::ALL {
+                for f in [V4, V6] {
+                    for (to, port) in targets(f) {
+                        let to = at(to, port);
+                        assert_eq!(ask(&node.host, transport, to), answer(f.host));
+                        assert_eq!(ask(&node.pod, transport, to), answer(f.gateway));
+                        assert_eq!(ask(&node.sibling, transport, to), answer(f.gateway));
+                        assert_eq!(ask(&node.stranger, transport, to), answer(f.gateway));
+                        assert_eq!(ask(node.host.outside(), transport, to), answer(f.outside));
+                    }
+                }
+                assert_eq!(ask(&node.host, transport, at("127.0.0.1", ANY)), answer(V4.gateway));
+            }
+        }
+        node.withdraw();
+        for f in [V4, V6] {
+            assert_eq!(ask_briefly(node.host.outside(), Transport::Tcp, at(f.host, ANY)), None);
         }
     });
 }
