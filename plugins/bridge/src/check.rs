@@ -123,8 +123,9 @@ fn check_port(host: &mut Socket, plan: &Plan, bridge: &Link, pod: &Link, ifname:
     }
     let port = link.port.unwrap_or_default();
     let on = |on: bool| if on { "on" } else { "off" };
-    if port.hairpin != plan.hairpin {
-        return Err(differs(&what, &format!("hairpin mode {}", on(port.hairpin)), on(plan.hairpin)));
+    // One that was not asked for is portmap's: a pod that reaches itself by its published port may need it.
+    if plan.hairpin && !port.hairpin {
+        return Err(differs(&what, "hairpin mode off", "on"));
     }
     if port.isolated != plan.isolated {
         return Err(differs(&what, &format!("isolation {}", on(port.isolated)), on(plan.isolated)));
