@@ -39,8 +39,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
             let nft = nft.insert(Nft::open().map_err(|e| failed("open nf_tables", &e))?);
             undo_by(&mut undo, &attachment, &plan, &made);
             let owner = Owner::new(call, link.as_ref(), 0);
-            let request =
-                native::Request { attachment: &attachment, targets: &targets, addresses: &host.addresses, owner };
+            let request = native::Request { attachment: &attachment, targets: &targets, host: &host, owner };
             native::install(nft, &mut route, &request, &made)?;
         }
         Backend::Iptables => {

@@ -44,7 +44,7 @@ fn missing(attachment: &Attachment, target: &Target<'_>, host: &Host) -> Result<
         return iptables::missing(attachment, target).map(|rule| rule.map(|r| format!("{r} is missing in iptables")));
     }
     let look = |nft: &mut Nft| -> netlink::Result<(Option<String>, bool, bool)> {
-        let missing = native::missing(nft, attachment, target, &host.addresses)?;
+        let missing = native::missing(nft, attachment, target, host)?;
         if missing.is_none() {
             return Ok((None, false, false));
         }

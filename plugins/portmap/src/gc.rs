@@ -20,7 +20,14 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
             Attachment { network: call.network.clone(), container_id: v.container_id, ifname: v.ifname }.identity_hex()
         })
         .collect();
-    let is_gone = |container: &str| !containers.contains(container);
+    // What says nothing of its interface may be that of any of the container's.
+    let is_gone = |container: &str, ifname: Option<&str>| match ifname {
+        None => !containers.contains(container),
+        Some(ifname) => {
+            let (container_id, ifname) = (container.to_owned(), ifname.to_owned());
+            !alive.contains(&Attachment { network: call.network.clone(), container_id, ifname }.identity_hex())
+        }
+    };
     let mut errors = Vec::new();
     let mut nft = match Nft::open() {
         Ok(nft) => Some(nft),

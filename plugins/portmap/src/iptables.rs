@@ -40,9 +40,26 @@ const MAX_COMMENT: usize = 255;
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOCK: &str = "/run/oxbridge/portmap-iptables.lock";
 
-/// The reference's chain: shared by all interfaces that a container has in a network.
+/// The interface whose chain has the reference's name: the first of a container, with every runtime.
+const FIRST_INTERFACE: &str = "eth0";
+
+/// The attachment's chain: the reference's, or for another interface than the first one of its own.
 pub(crate) fn chain(attachment: &Attachment) -> String {
+    if is_first(attachment) {
+        return reference_chain(attachment);
+    }
+    let Attachment { network, container_id, ifname } = attachment;
+    format!("CNI-DN-{}", sha512_hex(&format!("{network}\0{container_id}\0{ifname}"), 21))
+}
+
+/// The reference's chain: shared by all interfaces that a container has in a network.
+pub(crate) fn reference_chain(attachment: &Attachment) -> String {
     format!("CNI-DN-{}", digest(attachment))
+}
+
+/// Whether the reference's chain is this attachment's, as long as nothing tells otherwise.
+pub(crate) fn is_first(attachment: &Attachment) -> bool {
+    attachment.ifname == FIRST_INTERFACE
 }
 
 /// What versions of the reference before 0.7 made for the way back.
@@ -159,7 +176,11 @@ fn destination(mapping: &Mapping) -> String {
 /// What leads into the attachment's chain. All ports of the protocol are named, those for the other family too, as the
 /// reference does and its CHECK expects.
 fn entries(attachment: &Attachment, target: &Target<'_>) -> Result<Vec<String>, Error> {
-    let comment = comment(&format!("dnat name: \"{}\" id: \"{}\"", attachment.network, attachment.container_id));
+    let mut comment = format!("dnat name: \"{}\" id: \"{}\"", attachment.network, attachment.container_id);
+    if !is_first(attachment) {
+        let _ = write!(comment, " if: \"{}\"", attachment.ifname);
+    }
+    let comment = self::comment(&comment);
     let mut conditions = String::new();
     for word in target.words() {
         if word.contains(char::is_control) {
@@ -323,6 +344,16 @@ COMMIT
         assert!(v6.contains("-s fd00:88::/64 -d ::1/128 -p sctp -m sctp --dport 9000 -j CNI-HOSTPORT-SETMARK"), "{v6}");
         assert!(v6.contains("-d ::1/128 -p sctp -m sctp --dport 9000 -j DNAT --to-destination [fd00:88::2]:900"), "{v6}");
         assert!(v6.contains("--dports 8080,8443,9001 "), "{v6}");
+    }
+
+    #[test]
+    fn another_interface_of_the_container_has_a_chain_of_its_own() {
+        let plan = plan(PORTS).unwrap();
+        let second = Attachment { ifname: "net1".to_owned(), ..attachment() };
+        assert_ne!(chain(&second), chain(&attachment()));
+        assert_eq!(reference_chain(&second), chain(&attachment()));
+        let script = addition(&second, &target(&plan, "10.88.0.3/24"), LAYOUT).unwrap();
+        assert!(!script.contains(&chain(&attachment())) && script.contains(r#"id: \"c1\" if: \"net1\"""#), "{script}");
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub(crate) fn push_removal(nft: &mut Nft, batch: &mut Batch, attachment: &Attach
                 batch.delete_rule(family, NFT_TABLE, chain, rule.handle);
             }
         }
-        for (entries, chain) in chains(attachment) {
+        for (entries, chain, addresses) in chains(attachment, addresses) {
             push_chain_removal(nft, batch, family, entries, &chain, addresses)?;
         }
     }
@@ -43,11 +43,22 @@ pub(crate) fn has_nft_rules(nft: &mut Nft, attachment: &Attachment, pod: IpAddr,
 
 /// Whether there is a chain of the attachment in iptables' table.
 pub(crate) fn has_iptables_chain(nft: &mut Nft, attachment: &Attachment, family: Family) -> Result<bool> {
-    Ok(uses_xtables(family) || nft.has_chain(family, TABLE, &iptables::chain(attachment))?)
+    Ok(uses_xtables(family) || nft.has_chain(family, TABLE, &iptables::reference_chain(attachment))?)
 }
 
-fn chains(attachment: &Attachment) -> [(&'static str, String); 2] {
-    [(ENTRIES, iptables::chain(attachment)), (SOURCE_ENTRIES, iptables::source_chain(attachment))]
+/// The chains to be removed: where the rules that lead into each are, its name, and the addresses that are meant by it
+/// (none: all).
+fn chains<'a>(attachment: &Attachment, addresses: &'a [IpAddr]) -> Vec<(&'static str, String, &'a [IpAddr])> {
+    let mut chains = Vec::new();
+    if !iptables::is_first(attachment) {
+        chains.push((ENTRIES, iptables::chain(attachment), &[][..]));
+    }
+    // The reference's are the container's: of another interface than the first nothing goes that may be the first's.
+    if iptables::is_first(attachment) || !addresses.is_empty() {
+        chains.push((ENTRIES, iptables::reference_chain(attachment), addresses));
+        chains.push((SOURCE_ENTRIES, iptables::source_chain(attachment), addresses));
+    }
+    chains
 }
 
 /// The comment is the container's id alone: without addresses the interfaces of a container cannot be told apart.
@@ -105,18 +116,19 @@ fn has_text(rule: &Rule, text: &[u8]) -> bool {
     rule.expressions.windows(text.len()).any(|window| window == text)
 }
 
-/// Adds to a transaction what removes the iptables chains of the network's containers for which `is_gone` holds.
+/// Adds to a transaction what removes the iptables chains of the network's attachments for which `is_gone` holds
+/// (container id, and the interface's name where the rule tells).
 pub(crate) fn push_stale_removal(
     nft: &mut Nft,
     batch: &mut Batch,
     network: &str,
-    is_gone: impl Fn(&str) -> bool,
+    is_gone: impl Fn(&str, Option<&str>) -> bool,
 ) -> Result<()> {
     for family in FAMILIES {
         let mut chains: Vec<String> = Vec::new();
         for rule in nft.rules(family, TABLE, Some(ENTRIES))? {
             let text = String::from_utf8_lossy(&rule.expressions);
-            if container_of(&text, network, '"').is_some_and(&is_gone) {
+            if owner_of(&text, network).is_some_and(|(id, ifname)| is_gone(id, ifname)) {
                 batch.delete_rule(family, TABLE, ENTRIES, rule.handle);
                 chains.extend(rule.target().filter(|c| c.starts_with("CNI-DN-") && !chains.contains(c)));
             }
@@ -128,33 +140,42 @@ pub(crate) fn push_stale_removal(
     Ok(())
 }
 
-/// The container id in the comment of an entry rule of this network.
-fn container_of<'t>(text: &'t str, network: &str, end: char) -> Option<&'t str> {
+/// The container id in the comment of an entry rule of this network, and the interface's name, if it is there.
+fn owner_of<'t>(text: &'t str, network: &str) -> Option<(&'t str, Option<&'t str>)> {
+    // `iptables-save` escapes the quotes, the kernel has them plain.
+    let quoted = |text: &'t str| -> Option<(&'t str, &'t str)> {
+        let text = text.strip_prefix('\\').unwrap_or(text).strip_prefix('"')?;
+        let (word, rest) = text.split_once('"')?;
+        Some((word.strip_suffix('\\').unwrap_or(word), rest))
+    };
     let (_, rest) = text.split_once("dnat name: ")?;
-    let rest = rest.trim_start_matches('\\').strip_prefix('"')?.strip_prefix(network)?;
-    let rest = rest.trim_start_matches('\\').strip_prefix("\" id: ")?;
-    rest.trim_start_matches('\\').strip_prefix('"')?.split(['\\', end]).next().filter(|id| !id.is_empty())
+    let (name, rest) = quoted(rest)?;
+    let (id, rest) = quoted(rest.strip_prefix(" id: ")?)?;
+    let ifname = rest.strip_prefix(" if: ").and_then(quoted).map(|(ifname, _)| ifname);
+    (name == network).then_some((id, ifname))
 }
 
 /// Removes the attachment's chains from x_tables, on hosts whose iptables keeps its rules there.
 pub(crate) fn remove_from_xtables(attachment: &Attachment, addresses: &[IpAddr]) -> std::result::Result<(), Error> {
     change_xtables(|saved| {
         let mut lines = Vec::new();
-        for (_, chain) in chains(attachment) {
+        for (_, chain, addresses) in chains(attachment, addresses) {
             lines.extend(removal(saved, &chain, addresses));
         }
         lines
     })
 }
 
-/// The same for the network's containers for which `is_gone` holds.
+/// The same for the network's attachments for which `is_gone` holds.
 pub(crate) fn remove_stale_from_xtables(
     network: &str,
-    is_gone: impl Fn(&str) -> bool,
+    is_gone: impl Fn(&str, Option<&str>) -> bool,
 ) -> std::result::Result<(), Error> {
     change_xtables(|saved| {
         let entry = format!("-A {ENTRIES} ");
-        let is_stale = |line: &&str| line.starts_with(&entry) && container_of(line, network, '"').is_some_and(&is_gone);
+        let is_stale = |line: &&str| {
+            line.starts_with(&entry) && owner_of(line, network).is_some_and(|(id, ifname)| is_gone(id, ifname))
+        };
         let mut chains: Vec<&str> =
             saved.lines().filter(is_stale).filter_map(|l| l.rsplit_once(" -j ")).map(|(_, chain)| chain).collect();
         chains.sort_unstable();
@@ -248,9 +269,12 @@ mod tests {
     #[test]
     fn containers_are_named_in_comments() {
         let line = SAVED.lines().nth(2).unwrap();
-        assert_eq!(container_of(line, "tn", '"'), Some("c1"));
-        assert_eq!(container_of(line, "t", '"'), None);
-        assert_eq!(container_of("\0dnat name: \"tn\" id: \"c2\"\0\0", "tn", '"'), Some("c2"));
-        assert_eq!(container_of("something else", "tn", '"'), None);
+        assert_eq!(owner_of(line, "tn"), Some(("c1", None)));
+        assert_eq!(owner_of(line, "t"), None);
+        assert_eq!(owner_of("\0dnat name: \"tn\" id: \"c2\"\0\0", "tn"), Some(("c2", None)));
+        assert_eq!(owner_of("dnat name: \"tn\" id: \"c2\" if: \"net1\"\0", "tn"), Some(("c2", Some("net1"))));
+        let escaped = line.replace("c1\\\"", "c1\\\" if: \\\"net1\\\"");
+        assert_eq!(owner_of(&escaped, "tn"), Some(("c1", Some("net1"))), "{escaped}");
+        assert_eq!(owner_of("something else", "tn"), None);
     }
 }

@@ -7,16 +7,15 @@
 
 use std::net::IpAddr;
 
-use netlink::nft::Family;
 use netlink::{Result, Socket, addr, link};
 
 /// The addresses that are meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Addresses {
     /// Whatever the kernel takes for its own.
     All,
-    /// These, as they were at the ADD, and those of the link that a packet comes in by.
-    Listed(Vec<IpAddr>),
+    /// Those known at the last ADD, and those of the link that a packet comes in by.
+    Listed,
 }
 
 /// The host as it is at this call.
@@ -24,6 +23,8 @@ pub(crate) enum Addresses {
 pub(crate) struct Host {
     /// Those on which ports are published.
     pub(crate) addresses: Addresses,
+    /// Those of them that are known now.
+    pub(crate) published: Vec<IpAddr>,
     /// All that its links have.
     pub(crate) local: Vec<IpAddr>,
 }
@@ -43,25 +44,13 @@ impl Host {
                 services.push(index);
             }
         }
-        if services.is_empty() {
-            return Ok(Self { addresses: Addresses::All, local });
-        }
-        let is_listed = |ip: IpAddr| !ip.is_loopback() && !is_link_local(ip);
-        let mut listed: Vec<IpAddr> =
-            all.iter().filter(|a| !services.contains(&a.link) && is_listed(a.ip)).map(|a| a.ip).collect();
-        listed.sort_unstable();
-        listed.dedup();
-        Ok(Self { addresses: Addresses::Listed(listed), local })
-    }
-}
-
-impl Addresses {
-    /// Those of one family that are listed.
-    pub(crate) fn listed(&self, family: Family) -> Option<impl Iterator<Item = IpAddr>> {
-        match self {
-            Self::All => None,
-            Self::Listed(all) => Some(all.iter().copied().filter(move |ip| Family::of(*ip) == family)),
-        }
+        let is_meant = |ip: IpAddr| !ip.is_loopback() && !is_link_local(ip);
+        let mut published: Vec<IpAddr> =
+            all.iter().filter(|a| !services.contains(&a.link) && is_meant(a.ip)).map(|a| a.ip).collect();
+        published.sort_unstable();
+        published.dedup();
+        let addresses = if services.is_empty() { Addresses::All } else { Addresses::Listed };
+        Ok(Self { addresses, published, local })
     }
 }
 

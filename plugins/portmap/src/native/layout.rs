@@ -6,7 +6,7 @@
 //!     map ports-any { type inet_proto . inet_service : ipv4_addr . inet_service
 //!         elements = { tcp . 8080 comment "…" : 10.88.0.2 . 80 } }
 //!     set ports-snat { type inet_proto . ipv4_addr . inet_service; elements = { tcp . 10.88.0.2 . 80 comment "…" } }
-//!     set ports-hosts { type ipv4_addr; flags dynamic }
+//!     set ports-hosts { type ipv4_addr; flags dynamic; elements = { 192.0.2.1 } }
 //!     chain ports {
 //!         ip daddr != 127.0.0.0/8 add @ports-hosts { ip daddr }
 //!         jump ports-at-if
@@ -24,8 +24,8 @@
 //! }
 //! ```
 //!
-//! A mapping is an element; a packet costs the same with one as with thousands. `ports-hosts` learns the host's
-//! addresses that are in use: by it our connections are told from those that others (kube-proxy) send from addresses of
+//! A mapping is an element; a packet costs the same with one as with thousands. `ports-hosts` holds the
+//! host's addresses, and learns those that come later: by it our connections are told from those that others (kube-proxy) send from addresses of
 //! their own to the same pods, which must not be masqueraded. It needs no mark in the packet. The port that the
 //! connection's first packet was for is no part of a key: nft 1.0.6 prints `ct original proto-dst` in a way that it does
 //! not read back.
@@ -48,9 +48,8 @@ const AT: &str = "ports-at";
 const SNAT: &str = "ports-snat";
 /// What is masqueraded wherever it comes from.
 const SNAT_ALL: &str = "ports-snat-all";
-const HOSTS: &str = "ports-hosts";
-/// Addresses of the host, where not all of them are meant.
-const NODE: &str = "ports-node";
+/// Addresses of the host.
+pub(crate) const HOSTS: &str = "ports-hosts";
 /// Who has elements, by identity.
 pub(crate) const OWNERS: &str = "ports-owners";
 /// What the names of conditional maps begin with; an id follows.
@@ -181,7 +180,7 @@ struct Fixed {
 }
 
 /// All rules that a family needs, but those of conditions.
-fn fixed(family: Family, addresses: &Addresses) -> Vec<Fixed> {
+fn fixed(family: Family, addresses: Addresses) -> Vec<Fixed> {
     let fields = Fields::of(family);
     let is_v4 = family == Family::Ip;
     let mut rules = Vec::new();
@@ -192,7 +191,7 @@ fn fixed(family: Family, addresses: &Addresses) -> Vec<Fixed> {
     let jump = |chain: &str| Verdict::Jump(chain.to_owned());
     rule(
         CHAIN,
-        "the host's addresses that are in use",
+        "the host's addresses",
         Box::new(move |r| {
             if is_v4 {
                 r.masked(destination, &LOOPBACK_MASK, Comparison::NotEqual, &LOOPBACK);
@@ -220,7 +219,7 @@ fn fixed(family: Family, addresses: &Addresses) -> Vec<Fixed> {
                 }),
             );
         }
-        Addresses::Listed(_) => {
+        Addresses::Listed => {
             rule(
                 PREROUTING,
                 "to the link it came in by",
@@ -230,7 +229,7 @@ fn fixed(family: Family, addresses: &Addresses) -> Vec<Fixed> {
                 rule(
                     chain,
                     "to the host, not to a service",
-                    Box::new(move |r| _ = r.in_set(&[Part::Packet(destination)], NODE).verdict(&ports())),
+                    Box::new(move |r| _ = r.in_set(&[Part::Packet(destination)], HOSTS).verdict(&ports())),
                 );
             }
             if is_v4 {
@@ -343,7 +342,7 @@ impl Fields {
 }
 
 /// The first rule of the skeleton that is not among these, as chain and comment.
-pub(crate) fn first_missing(rules: &[Rule], target: &Target<'_>, addresses: &Addresses) -> Option<String> {
+pub(crate) fn first_missing(rules: &[Rule], target: &Target<'_>, addresses: Addresses) -> Option<String> {
     let mut all = fixed(target.family(), addresses);
     all.push(subnet_rule(target.pod.network()));
     let gone = all.into_iter().find(|fixed| !ruleset::has(rules, fixed.chain, &fixed.comment));
@@ -359,7 +358,7 @@ fn first_missing_of(rules: &[Rule], target: &Target<'_>, conditions: &Conditions
 }
 
 /// Adds to a transaction what is missing of the target's rules, its sets and chains.
-pub(crate) fn push_skeleton(batch: &mut Batch, rules: &[Rule], target: &Target<'_>, addresses: &Addresses) {
+pub(crate) fn push_skeleton(batch: &mut Batch, rules: &[Rule], target: &Target<'_>, addresses: Addresses) {
     let family = target.family();
     let all = fixed(family, addresses);
     let of_subnet = subnet_rule(target.pod.network());
@@ -421,7 +420,6 @@ fn push_sets(batch: &mut Batch, family: Family) {
         batch.add_set(family, TABLE, set, snat);
     }
     batch.add_learning_set(family, TABLE, HOSTS, address, MAX_HOSTS);
-    batch.add_set(family, TABLE, NODE, address);
     batch.add_set(family, TABLE, OWNERS, SetType::IPV6);
 }
 
@@ -483,9 +481,4 @@ pub(crate) fn push_conditional_removal(batch: &mut Batch, family: Family, rules:
         batch.delete_rule(family, TABLE, chain, rule.handle);
     }
     batch.delete_set(family, TABLE, set);
-}
-
-/// Name of the set of the host's addresses.
-pub(crate) const fn node_set() -> &'static str {
-    NODE
 }

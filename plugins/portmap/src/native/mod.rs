@@ -15,8 +15,8 @@ use netlink::{Errno, Result, Socket};
 use ruleset::TABLE;
 
 use crate::config::{Plan, Protocol, Target};
-use addresses::Addresses;
-use layout::OWNERS;
+use addresses::{Addresses, Host};
+use layout::{HOSTS, OWNERS};
 use owner::Owner;
 
 const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
@@ -25,7 +25,7 @@ const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
 pub(crate) struct Request<'a> {
     pub(crate) attachment: &'a Attachment,
     pub(crate) targets: &'a [Target<'a>],
-    pub(crate) addresses: &'a Addresses,
+    pub(crate) host: &'a Host,
     pub(crate) owner: Owner,
 }
 
@@ -50,18 +50,24 @@ pub(crate) fn install(
     let mut outcome = Ok(Vec::new());
     ruleset::transaction("publishing the ports in nf_tables", || {
         let generation = nft.generation()?;
-        let mut skeletons = Vec::new();
+        let mut is_complete = true;
+        let mut needs = Vec::new();
         for target in request.targets {
             let rules = nft.rules(target.family(), TABLE, None)?;
-            let is_whole = layout::first_missing(&rules, target, request.addresses).is_none();
-            skeletons.push((target, rules, is_whole));
+            let is_whole = layout::first_missing(&rules, target, request.host.addresses).is_none();
+            let addresses = HostAddresses::look(nft, target.family(), request.host)?;
+            is_complete &= is_whole && addresses.is_complete();
+            needs.push((target, rules, is_whole, addresses));
         }
         is_taken |= has_forgotten(nft, request)?;
-        let is_plain = !is_taken && *request.addresses == Addresses::All && skeletons.iter().all(|(.., whole)| *whole);
         // Without anything to decide on what was read, others' commits do not matter.
-        let mut batch = if is_plain { Batch::new() } else { Batch::if_generation(generation) };
-        for (target, rules, _) in skeletons.iter().filter(|(.., whole)| !whole) {
-            layout::push_skeleton(&mut batch, rules, target, request.addresses);
+        let mut batch =
+            if is_complete && !is_taken { Batch::new() } else { Batch::if_generation(generation) };
+        for (target, rules, is_whole, addresses) in &needs {
+            if !is_whole {
+                layout::push_skeleton(&mut batch, rules, target, request.host.addresses);
+            }
+            addresses.push(&mut batch, target.family());
         }
         let mut done = Vec::new();
         if is_taken {
@@ -77,7 +83,6 @@ pub(crate) fn install(
             }
         }
         for target in request.targets {
-            push_node_addresses(nft, &mut batch, target.family(), request.addresses)?;
             if !done.contains(&target.family()) {
                 push_elements(&mut batch, target, request);
             }
@@ -123,20 +128,36 @@ fn push_elements(batch: &mut Batch, target: &Target<'_>, request: &Request<'_>) 
     batch.add_element(family, TABLE, OWNERS, &request.attachment.identity(), &owner);
 }
 
-/// Brings the set of the host's addresses up to date.
-fn push_node_addresses(nft: &mut Nft, batch: &mut Batch, family: Family, addresses: &Addresses) -> Result<()> {
-    let Some(listed) = addresses.listed(family) else { return Ok(()) };
-    let mut present: HashSet<Vec<u8>> =
-        nft.elements(family, TABLE, layout::node_set())?.into_iter().map(|e| e.key).collect();
-    for key in listed.map(ruleset::bytes) {
-        if !present.remove(&key) {
-            batch.add_element(family, TABLE, layout::node_set(), &key, "");
+/// How the set of the host's addresses differs from what the host has.
+struct HostAddresses {
+    missing: Vec<Vec<u8>>,
+    gone: Vec<Vec<u8>>,
+}
+
+impl HostAddresses {
+    fn look(nft: &mut Nft, family: Family, host: &Host) -> Result<Self> {
+        let mut present: HashSet<Vec<u8>> = nft.elements(family, TABLE, HOSTS)?.into_iter().map(|e| e.key).collect();
+        let of_family = host.published.iter().filter(|ip| Family::of(**ip) == family);
+        let missing = of_family.map(|ip| ruleset::bytes(*ip)).filter(|key| !present.remove(key)).collect();
+        // What was learned and is the host's still does no harm, unless it may be a service's.
+        let stays = |key: &Vec<u8>| {
+            host.addresses == Addresses::All && host.local.iter().any(|ip| ruleset::bytes(*ip) == *key)
+        };
+        Ok(Self { missing, gone: present.into_iter().filter(|key| !stays(key)).collect() })
+    }
+
+    fn is_complete(&self) -> bool {
+        self.missing.is_empty() && self.gone.is_empty()
+    }
+
+    fn push(&self, batch: &mut Batch, family: Family) {
+        for key in &self.missing {
+            batch.add_element(family, TABLE, HOSTS, key, "the host's");
+        }
+        for key in &self.gone {
+            batch.delete_element(family, TABLE, HOSTS, key);
         }
     }
-    for key in present {
-        batch.delete_element(family, TABLE, layout::node_set(), &key);
-    }
-    Ok(())
 }
 
 /// UDP ports that led to a pod's address.
@@ -303,11 +324,11 @@ pub(crate) fn missing(
     nft: &mut Nft,
     attachment: &Attachment,
     target: &Target<'_>,
-    addresses: &Addresses,
+    host: &Host,
 ) -> Result<Option<String>> {
     let family = target.family();
     let rules = nft.rules(family, TABLE, None)?;
-    if let Some(rule) = layout::first_missing(&rules, target, addresses) {
+    if let Some(rule) = layout::first_missing(&rules, target, host.addresses) {
         return Ok(Some(format!("{rule} of table {family} {TABLE} is missing")));
     }
     for wanted in layout::elements(target) {
