@@ -15,7 +15,7 @@
 use std::net::IpAddr;
 
 use cni::Cidr;
-use netlink::nft::{Batch, Comparison, Family, Hook, Nft, Offset, Rule, SetType, Verdict};
+use netlink::nft::{Batch, Comparison, Family, Hook, Nft, Offset, Part, Rule, SetType, Verdict};
 
 use crate::ruleset::{NewElement, Skeleton, TABLE, has};
 
@@ -97,13 +97,13 @@ impl Skeleton for Subnet {
     fn push(&self, batch: &mut Batch) {
         let (family, set) = (self.family(), self.name());
         let (keys, source, destination) = if family == Family::Ip {
-            (SetType::Ipv4, Offset::IP_SOURCE, Offset::IP_DESTINATION)
+            (SetType::IPV4, Offset::IP_SOURCE, Offset::IP_DESTINATION)
         } else {
-            (SetType::Ipv6, Offset::IP6_SOURCE, Offset::IP6_DESTINATION)
+            (SetType::IPV6, Offset::IP6_SOURCE, Offset::IP6_DESTINATION)
         };
         batch.add_set(family, TABLE, &set, keys);
         batch.add_rule(family, TABLE, CHAIN, &format!("{PODS_COMMENT}{set}"), |rule| {
-            rule.part_in(source, &set)
+            rule.in_set(&[Part::Packet(source)], &set)
                 .masked(destination, &mask(self.0), Comparison::NotEqual, &bytes(self.0.addr()))
                 .masquerade();
         });

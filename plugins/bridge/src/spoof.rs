@@ -12,7 +12,7 @@
 //! The source address of the Ethernet header is checked, not the addresses inside ARP.
 
 use netlink::link::Mac;
-use netlink::nft::{Batch, Family, Hook, Offset, Rule, SetType, Verdict};
+use netlink::nft::{Batch, Family, Field, Hook, Offset, Part, Rule, SetType, Verdict};
 
 use crate::ruleset::{NewElement, Skeleton, TABLE, has};
 
@@ -50,11 +50,14 @@ impl Skeleton for Filter {
     }
 
     fn push(&self, batch: &mut Batch) {
-        batch.add_set(Family::Bridge, TABLE, PORTS, SetType::InterfaceName);
-        batch.add_set(Family::Bridge, TABLE, ALLOWED, SetType::InterfaceNameAndMac);
+        batch.add_set(Family::Bridge, TABLE, PORTS, SetType::INTERFACE_NAME);
+        batch.add_set(Family::Bridge, TABLE, ALLOWED, SetType::of(&[Field::InterfaceName, Field::EtherAddress]));
         batch.add_chain(Family::Bridge, TABLE, CHAIN, Some(Hook::BRIDGE_INPUT));
         batch.add_rule(Family::Bridge, TABLE, CHAIN, COMMENT, |rule| {
-            rule.input_in(PORTS).input_and_part_not_in(Offset::ETHER_SOURCE, ALLOWED).counter().verdict(&Verdict::Drop);
+            rule.in_set(&[Part::InputName], PORTS)
+                .not_in_set(&[Part::InputName, Part::Packet(Offset::ETHER_SOURCE)], ALLOWED)
+                .counter()
+                .verdict(&Verdict::Drop);
         });
     }
 }
