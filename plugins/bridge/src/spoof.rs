@@ -14,7 +14,7 @@
 use netlink::link::Mac;
 use netlink::nft::{Batch, Family, Field, Hook, Offset, Part, Rule, SetType, Verdict};
 
-use crate::ruleset::{NewElement, Skeleton, TABLE, has};
+use ruleset::{NewElement, Skeleton, TABLE, has, name_key};
 
 /// Names of the ports that are checked.
 pub(crate) const PORTS: &str = "macspoof-ports";
@@ -29,7 +29,7 @@ pub(crate) fn elements(port: &str, mac: Mac) -> [NewElement; 2] {
     let mut pair = name.clone();
     pair.extend_from_slice(&mac);
     pair.resize(24, 0);
-    let element = |set: &str, key| NewElement { family: Family::Bridge, set: set.to_owned(), key };
+    let element = |set: &str, key| NewElement { family: Family::Bridge, set: set.to_owned(), key, value: None };
     [element(PORTS, name), element(ALLOWED, pair)]
 }
 
@@ -60,11 +60,4 @@ impl Skeleton for Filter {
                 .verdict(&Verdict::Drop);
         });
     }
-}
-
-/// An interface name as the kernel compares it: 16 bytes, filled with zeros.
-fn name_key(name: &str) -> Vec<u8> {
-    let mut key = name.as_bytes().to_vec();
-    key.resize(16, 0);
-    key
 }

@@ -190,15 +190,15 @@ impl RuleBody<'_, '_> {
 
     /// Goes on if the packet is for an address of this host, on whatever link.
     pub fn to_local(&mut self) -> &mut Self {
-        self.to_local_by(NFTA_FIB_F_DADDR)
+        self.local_destination(NFTA_FIB_F_DADDR)
     }
 
     /// Goes on if the packet is for an address of the link it came in by.
     pub fn to_input_address(&mut self) -> &mut Self {
-        self.to_local_by(NFTA_FIB_F_DADDR | NFTA_FIB_F_IIF)
+        self.local_destination(NFTA_FIB_F_DADDR | NFTA_FIB_F_IIF)
     }
 
-    fn to_local_by(&mut self, flags: u32) -> &mut Self {
+    fn local_destination(&mut self, flags: u32) -> &mut Self {
         self.expression("fib", |w| {
             w.be32(1, REG32_00).be32(2, NFT_FIB_RESULT_ADDRTYPE).be32(3, flags);
         });
