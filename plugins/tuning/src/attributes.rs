@@ -145,7 +145,7 @@ mod tests {
         let some = Attributes { mtu: Some(1500), promiscuous: Some(false), ..Attributes::default() };
         let others = Attributes { mtu: Some(1400), tx_queue_len: Some(5), ..Attributes::default() };
         assert_eq!(some.only(&others), Attributes { mtu: Some(1500), ..Attributes::default() });
-        assert_eq!(some.or(&others), Attributes { tx_queue_len: Some(5), ..some.clone() });
+        assert_eq!(some.or(&others), Attributes { tx_queue_len: Some(5), ..some });
         assert!(Attributes::default().is_empty() && !some.is_empty());
         let texts: Vec<_> = some.or(&others).list().map(|attribute| attribute.to_string()).collect();
         assert_eq!(texts, ["promiscuous mode off", "MTU 1500", "transmit queue length 5"]);
