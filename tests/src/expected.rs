@@ -239,6 +239,7 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         &[
             "tuning_link::sigterm_at_any_moment_undoes_everything",
             "tuning_link::whatever_fails_everything_is_as_before",
+            "tuning_mac::a_failed_add_gives_the_filter_its_address_back",
             "tuning_sysctl::settings_for_all_links_are_set_back_on_each",
             "tuning_verbs::an_interface_that_is_not_there_is_named",
         ],
@@ -295,5 +296,16 @@ pub const FAILURES: &[(&str, &[&str])] = &[
             "tuning_verbs::gc_removes_exactly_the_stale_backups_of_its_network",
             "tuning_verbs::status_says_why_add_could_not_work",
         ],
+    ),
+    (
+        "the spoof filter does not know of tuning's address",
+        &[
+            "tuning_mac::in_a_chain_behind_the_spoof_filter_the_pod_talks",
+            "tuning_mac::the_filter_follows_and_goes_back",
+        ],
+    ),
+    (
+        "tuning leaves IPv6 neighbours to find out by themselves",
+        &["tuning_mac::whoever_knew_the_old_address_learns_of_the_new_one_at_once"],
     ),
 ];

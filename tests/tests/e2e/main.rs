@@ -28,6 +28,7 @@ mod routes;
 mod static_ipam;
 mod suite;
 mod tuning_link;
+mod tuning_mac;
 mod tuning_sysctl;
 mod tuning_verbs;
 mod turns;
