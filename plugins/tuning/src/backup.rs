@@ -159,15 +159,7 @@ impl Store {
     pub(crate) fn remove(&self, attachment: &Attachment) -> io::Result<()> {
         let [backup, record] = self.files(attachment);
         // The record last: without it nobody would know whose the backup is.
-        for file in [backup, record.with_extension("new"), record] {
-            match fsutil::remove(&file) {
-                Err(error) if !is_missing(&error) => {
-                    return Err(io::Error::new(error.kind(), format!("{}: {error}", file.display())));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        [backup, record.with_extension("new"), record].iter().try_for_each(|file| remove(file))
     }
 
     /// The contents of both files, to be put back by [`Store::put_back`].
@@ -182,7 +174,7 @@ impl Store {
         for (file, contents) in files.iter().zip(before) {
             match contents {
                 Some(contents) => fsutil::replace(file, &temporary, contents, 0o600)?,
-                None => drop(fsutil::remove(file)?),
+                None => remove(file)?,
             }
         }
         Ok(())
@@ -221,6 +213,13 @@ impl Store {
 
 fn read_record(path: &Path) -> io::Result<Record> {
     Ok(serde_json::from_slice(&fs::read(path)?)?)
+}
+
+fn remove(file: &Path) -> io::Result<()> {
+    match fsutil::remove(file) {
+        Err(error) if !is_missing(&error) => Err(io::Error::new(error.kind(), format!("{}: {error}", file.display()))),
+        _ => Ok(()),
+    }
 }
 
 /// Nothing is there, nor can be: a part of the path is missing, or is no folder.

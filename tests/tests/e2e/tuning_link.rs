@@ -212,6 +212,19 @@ fn a_restarted_container_gets_nothing_of_its_predecessor() {
     });
 }
 
+#[test]
+fn what_another_suite_has_kept_of_an_earlier_container_is_replaced() {
+    case(|| {
+        let host = Host::new();
+        let (pod, previous) = linked(&host);
+        let before = state(&pod);
+        host.write(&format!("{FOLDER}/{}_eth0.json", pod.id), "{\n \"mtu\": 1234\n}");
+        call(&host, &pod, &previous, &json!({ "mtu": 1400 })).add().ok();
+        call(&host, &pod, &previous, &json!({ "mtu": 1400 })).del().ok();
+        assert_eq!(state(&pod), before);
+    });
+}
+
 /// containernetworking/plugins#493, #540.
 #[test]
 fn without_the_namespace_nothing_is_left() {

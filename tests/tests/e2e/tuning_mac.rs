@@ -180,6 +180,23 @@ fn whoever_knew_the_old_address_learns_of_the_new_one_at_once() {
 }
 
 #[test]
+fn the_host_forgets_the_old_address_of_a_pod_that_says_nothing() {
+    case(|| {
+        let host = Host::new();
+        let (pod, result) = attached(&host, &config::dual_stack());
+        pod.run("ip link set dev eth0 down");
+        for address in [V4, V6] {
+            host.run(&format!("ip neighbour replace {address} lladdr {} dev br0 nud reachable", mac(&pod)));
+        }
+        tune(&host, &pod, &result).add().ok();
+        for address in [V4, V6] {
+            let known = host.run(&format!("ip neighbour show {address} dev br0"));
+            assert!(!known.contains("lladdr"), "{known}");
+        }
+    });
+}
+
+#[test]
 fn announcing_leaves_no_setting_behind() {
     case(|| {
         let host = Host::new();
