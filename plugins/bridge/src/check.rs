@@ -11,8 +11,8 @@ use netlink::route::{self, MAIN_TABLE, Route};
 use netlink::{Protocol, Socket, addr, bridge as ports};
 
 use crate::config::{MasqueradeBackend, Mtu, Plan, gateway_port};
-use crate::ruleset::{NewElement, Skeleton, TABLE};
-use crate::{bridge, gateway, iptables, masquerade, pod, reference, ruleset, spoof};
+use crate::{bridge, gateway, iptables, masquerade, pod, reference, spoof};
+use ruleset::{NewElement, Skeleton, TABLE};
 
 pub(crate) fn check(call: &Call) -> Result<(), Error> {
     let plan = Plan::new(call)?;
@@ -123,7 +123,8 @@ fn check_port(host: &mut Socket, plan: &Plan, bridge: &Link, pod: &Link, ifname:
     }
     let port = link.port.unwrap_or_default();
     let on = |on: bool| if on { "on" } else { "off" };
-    if port.hairpin != plan.hairpin {
+    // Who publishes the pod's ports may have turned it on.
+    if plan.hairpin && !port.hairpin {
         return Err(differs(&what, &format!("hairpin mode {}", on(port.hairpin)), on(plan.hairpin)));
     }
     if port.isolated != plan.isolated {
@@ -166,10 +167,12 @@ fn check_mtu(host: &mut Socket, plan: &Plan, port: &Link, pod: &Link) -> Result<
     // "auto" is compared with nothing: the default route may lead elsewhere by now, and the pod still works.
     let Mtu::Bytes(mtu) = plan.mtu else { return Ok(()) };
     let bridge = bridge::get(host, &plan.bridge)?;
-    for link in [port, pod] {
-        if link.mtu != mtu {
-            return Err(differs(&format!("\"{}\"", link.name), &format!("MTU {}", link.mtu), &mtu.to_string()));
-        }
+    if port.mtu != mtu {
+        return Err(differs(&format!("\"{}\"", port.name), &format!("MTU {}", port.mtu), &mtu.to_string()));
+    }
+    // A later plugin of the chain (tuning) may have made it smaller, with which the pod still works.
+    if pod.mtu > mtu {
+        return Err(differs(&format!("\"{}\"", pod.name), &format!("MTU {}", pod.mtu), &format!("{mtu} at most")));
     }
     match bridge {
         // Smaller is right while pods with a smaller MTU are on it; larger, and what the host sends gets lost.
