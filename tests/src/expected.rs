@@ -235,6 +235,7 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         "CHECK of two families looks for the rules of one in the table of the other",
         &["coexistence::a_flushed_ruleset_is_noticed_by_check_and_repaired_by_the_next_add"],
     ),
+    ("has chains of its own", &["coexistence::the_document_names_every_chain_that_packets_pass"]),
     ("the mapping that came first wins", &["portmap_traffic::a_mapping_with_a_host_ip_wins_over_one_for_any_address"]),
     (
         "catches what is sent to any address of the host, whatever link it is on",

@@ -601,7 +601,9 @@ fn only_the_flows_that_are_meant_are_forgotten() {
         assert_eq!(conntrack::delete_udp(&mut socket, &pod, |_| true), Ok(1));
         assert_eq!(tracked(), [tcp.clone(), v6, other.clone()]);
         assert_eq!(conntrack::delete_udp(&mut socket, &filter, |_| true), Ok(0));
-        assert_eq!(conntrack::delete_udp(&mut socket, &Filter { family: Family::Ip6, ..filter }, |_| true), Ok(1));
+        let v6_filter = |from: &str| Filter { family: Family::Ip6, answers_from: Some(ip(from)), ..filter };
+        assert_eq!(conntrack::delete_udp(&mut socket, &v6_filter("fd00::9"), |_| true), Ok(0));
+        assert_eq!(conntrack::delete_udp(&mut socket, &v6_filter("::1"), |_| true), Ok(1));
         assert_eq!(tracked(), [tcp.clone(), other]);
         let many = Filter { ports: &[1, 2, 3, 4, 5, 6, 7, 5302], ..filter };
         assert_eq!(conntrack::delete_udp(&mut socket, &many, |_| true), Ok(1));

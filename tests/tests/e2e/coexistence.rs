@@ -2,6 +2,8 @@
 //!
 //! The others are played by their rules, as they write them (kube-proxy 1.34, Docker 28).
 
+use std::{collections::BTreeSet, fs};
+
 use serde_json::{Value, json};
 use tests::{
     Host, NetNs, Place, case,
@@ -10,6 +12,7 @@ use tests::{
         CONTAINER_PORT, Family, NAME, Node, V4, V6, at, bridge, chain, ip, mapping, portmap, publish, route_back,
         set_bridge_nf,
     },
+    settings::workspace,
     traffic::{
         Answer, Server, Transport, ask, ask_briefly,
         outside::{HOST4, SERVER4, SERVER6},
@@ -28,6 +31,40 @@ fn answer(seen: &str) -> Option<Answer> {
 
 fn mappings() -> Vec<Value> {
     Transport::ALL.map(|transport| mapping(transport, PUBLISHED)).to_vec()
+}
+
+/// What the document says of our chains is what is there.
+#[test]
+fn the_document_names_every_chain_that_packets_pass() {
+    case(|| {
+        let chained = [portmap(&json!({})), with(&firewall(), json!({ "ingressPolicy": "isolated" }))];
+        let node = Node::on(Host::new(), &mappings(), &json!({ "ipMasq": true, "macspoofchk": true }), &chained);
+        let text = fs::read_to_string(workspace().join("docs/coexistence.md")).unwrap();
+        let documented: BTreeSet<_> = text
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .filter_map(|line| <[&str; 5]>::try_from(line.split('|').skip(1).take(5).collect::<Vec<_>>()).ok())
+            .flat_map(|[name, families, kind, hook, priority]| {
+                let rest = [name.trim().trim_matches('`'), kind.trim(), hook.trim(), priority.trim()].join(" ");
+                families.split(',').map(move |family| format!("{} {rest}", family.trim())).collect::<Vec<_>>()
+            })
+            .collect();
+        let listed = node.host.json("nft -j list chains");
+        let found: BTreeSet<_> = listed["nftables"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| &item["chain"])
+            .filter(|chain| chain["table"] == "oxbridge" && chain["hook"].is_string())
+            .map(|chain| {
+                let text = |key: &str| chain[key].as_str().unwrap().to_owned();
+                let priority = chain["prio"].to_string();
+                [text("family"), text("name"), text("type"), text("hook"), priority].join(" ")
+            })
+            .collect();
+        assert_eq!(found, documented);
+        assert!(!found.is_empty());
+    });
 }
 
 /// Feeds a program of the host.
