@@ -100,6 +100,16 @@ pub struct TbfState {
     pub limit: u32,
 }
 
+/// A filter of what a link receives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    /// `u32`, `matchall`, `bpf`, …
+    pub kind: String,
+    /// Of a u32 filter: the links that its actions send packets to, in order. Its hash table is described as a filter of
+    /// its own, without any.
+    pub redirects: Vec<u32>,
+}
+
 /// The discipline of what a link sends; `None` if nobody has given it one.
 pub fn root(socket: &mut Socket, link: u32) -> Result<Option<Qdisc>> {
     get(socket, link, TC_H_ROOT)
@@ -155,16 +165,14 @@ pub fn push_redirect(request: &mut Request, link: u32, to: u32) {
     });
 }
 
-/// The links that filters send what a link receives to, in order; each action counts.
-pub fn redirects(socket: &mut Socket, link: u32) -> Result<Vec<u32>> {
-    let header = tcmsg(link, 0, INGRESS_HANDLE, 0);
+/// The filters of what a link receives, one for each description that the kernel gives; none without the hook.
+pub fn filters(socket: &mut Socket, link: u32) -> Result<Vec<Filter>> {
     let mut request = Request::new();
     request.message(libc::RTM_GETTFILTER, DUMP, |w| {
-        w.header(&header);
+        w.header(&tcmsg(link, 0, INGRESS_HANDLE, 0));
     });
     let mut found = Vec::new();
-    match socket.transact(&request, |m| found.extend(read_redirects(&m))) {
-        // Without a hook there are no filters.
+    match socket.transact(&request, |m| found.extend(read_filter(&m))) {
         Err(error) if error.is(Errno::EINVAL) || error.is(Errno::ENODEV) => Ok(Vec::new()),
         result => result.map(|()| found),
     }
@@ -262,16 +270,19 @@ fn read_tbf(options: Attrs<'_>) -> Option<TbfState> {
     Some(TbfState { rate: rate64.unwrap_or(u64::from(word(8)?)), limit: word(24)?, burst_ticks: word(28)? })
 }
 
-fn read_redirects(message: &Message<'_>) -> Vec<u32> {
-    let attrs = Attrs::behind(message.body, TCMSG_LEN);
-    if message.kind != libc::RTM_NEWTFILTER || attrs.string(TCA_KIND).as_deref() != Some("u32") {
-        return Vec::new();
+fn read_filter(message: &Message<'_>) -> Option<Filter> {
+    if message.kind != libc::RTM_NEWTFILTER {
+        return None;
     }
+    let attrs = Attrs::behind(message.body, TCMSG_LEN);
+    let kind = attrs.string(TCA_KIND)?;
     let target = |(_, action): (u16, &[u8])| {
         let parameters = Attrs(action).nested(TCA_ACT_OPTIONS).find(TCA_MIRRED_PARMS)?;
         parameters.get(MIRRED_LEN - 4..).and_then(u32_ne)
     };
-    attrs.nested(TCA_OPTIONS).nested(TCA_U32_ACT).filter_map(target).collect()
+    let actions = attrs.nested(TCA_OPTIONS).nested(TCA_U32_ACT);
+    let redirects = if kind == "u32" { actions.filter_map(target).collect() } else { Vec::new() };
+    Some(Filter { kind, redirects })
 }
 
 #[cfg(test)]
