@@ -225,15 +225,11 @@ pub struct NewIfb<'a> {
     pub mtu: u32,
 }
 
-/// Makes an ifb, up at once, without a queue of its own (`drivers/net/ifb.c`). `EEXIST` if the name is taken,
+/// Makes an ifb, down at first, without a queue of its own (`drivers/net/ifb.c`). `EEXIST` if the name is taken,
 /// `EOPNOTSUPP` if the kernel has no such links (module `ifb`).
 pub fn create_ifb(socket: &mut Socket, new: &NewIfb<'_>) -> Result<()> {
-    let mut header = [0; IFINFOMSG_LEN];
-    let up = flag(libc::IFF_UP).to_ne_bytes();
-    header[8..12].copy_from_slice(&up);
-    header[12..].copy_from_slice(&up);
     socket.request(libc::RTM_NEWLINK, CREATE | EXCL, |w| {
-        w.header(&header)
+        w.header(&[0; IFINFOMSG_LEN])
             .str(IFLA_IFNAME, new.name)
             .attr(IFLA_ADDRESS, &new.mac)
             .u32(IFLA_MTU, new.mtu)

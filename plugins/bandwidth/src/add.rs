@@ -6,7 +6,7 @@ use netlink::link::Link;
 use netlink::{Protocol, Socket};
 
 use crate::config::Plan;
-use crate::{host_end, shaping};
+use crate::{host_end, ifb, shaping};
 
 pub(crate) fn add(call: &Call) -> Result<(), Error> {
     if host::stdio::stdout_was_closed() {
@@ -26,6 +26,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     let stale = shaping::own_ifbs(&mut socket, &end, &attachment)
         .map_err(|e| Error::internal(format!("failed to look for the ifb of \"{}\": {e}", attachment.ifname)))?;
     shaping::clear(&mut socket, &end, &stale)?;
+    ifb::delete(&mut socket, stale)?;
 
     let mut undo = Undo::new();
     let ifb = shaping::install(&mut socket, &end, &plan, &attachment, &mut undo)?;

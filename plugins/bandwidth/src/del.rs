@@ -1,7 +1,6 @@
 //! DEL: the ifb goes, and what of the limits is left on the host's end. Neither namespace nor valid config is needed.
 
 use cni::{Call, Error};
-use netlink::link;
 
 use crate::add::open;
 use crate::ifb::{self, Owner};
@@ -26,9 +25,5 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
     {
         host::syslog::warn("bandwidth", format_args!("{error}; it goes with the link"));
     }
-    for ifb in ifbs {
-        link::delete(&mut socket, ifb.index)
-            .map_err(|e| Error::internal(format!("failed to delete \"{}\": {e}", ifb.name)))?;
-    }
-    Ok(())
+    ifb::delete(&mut socket, ifbs)
 }

@@ -2,7 +2,7 @@
 //! end receives is sent by this one.
 
 use cni::attachment::sha512_hex;
-use cni::{AddResult, Attachment};
+use cni::{AddResult, Attachment, Error};
 use netlink::Socket;
 use netlink::link::{self, Link, Mac};
 
@@ -67,6 +67,15 @@ pub(crate) fn candidates(socket: &mut Socket, attachment: &Attachment) -> netlin
 /// as well, as the reference does.
 pub(crate) fn may_be_of(link: &Link, previous: Option<&AddResult>) -> bool {
     previous.is_none_or(|p| p.interfaces.is_empty() || p.interfaces.iter().any(|i| i.name == link.name))
+}
+
+/// Deletes ifbs; each costs the kernel two grace periods, some 20 ms.
+pub(crate) fn delete(socket: &mut Socket, ifbs: Vec<Link>) -> Result<(), Error> {
+    for ifb in ifbs {
+        link::delete(socket, ifb.index)
+            .map_err(|e| Error::internal(format!("failed to delete \"{}\": {e}", ifb.name)))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use netlink::{Errno, Protocol, Socket};
 use crate::config::Plan;
 use crate::ifb::{self, Owner};
 
-/// Removes all that limits the pod at this end, with the ifbs that its packets go through; whether there was any.
-/// Errors: another program's queueing discipline or filter is there, of which nothing was touched.
-pub(crate) fn clear(socket: &mut Socket, end: &Link, ifbs: &[Link]) -> Result<bool, Error> {
+/// Removes what limits the pod at this end; `ifbs` are those that its packets go through. Errors: another program's
+/// queueing discipline or filter is there, of which nothing was touched.
+pub(crate) fn clear(socket: &mut Socket, end: &Link, ifbs: &[Link]) -> Result<(), Error> {
     let failed = |e: netlink::Error| Error::internal(format!("failed to look for the limits of \"{}\": {e}", end.name));
     let root = tc::root(socket, end.index).map_err(failed)?;
     let hook = tc::ingress(socket, end.index).map_err(failed)?;
@@ -31,10 +31,7 @@ pub(crate) fn clear(socket: &mut Socket, end: &Link, ifbs: &[Link]) -> Result<bo
     if hook.is_some() {
         tc::delete_ingress(socket, end.index).map_err(failed)?;
     }
-    for ifb in ifbs {
-        link::delete(socket, ifb.index).map_err(failed)?;
-    }
-    Ok(root.is_some() || hook.is_some() || !ifbs.is_empty())
+    Ok(())
 }
 
 /// Whether the hook does nothing but send packets to these ifbs, or to a link that is gone.
@@ -75,9 +72,8 @@ pub(crate) fn install(
         steps.tbf(end, &limit.tbf);
     }
     if let (Some(limit), Some(ifb)) = (plan.egress, &ifb) {
-        link::push_alias(&mut steps.request, ifb.index, &attachment.alias());
-        steps.names.push(format!("mark \"{}\"", ifb.name));
         steps.tbf(ifb, &limit.tbf);
+        steps.set_up(ifb, attachment);
         tc::push_ingress(&mut steps.request, end.index);
         steps.names.push(format!("hook into what \"{}\" receives (module sch_ingress)", end.name));
         tc::push_redirect(&mut steps.request, end.index, ifb.index);
@@ -143,6 +139,12 @@ impl Steps {
     fn tbf(&mut self, link: &Link, tbf: &Tbf) {
         tc::push_tbf(&mut self.request, link.index, tbf);
         self.names.push(format!("limit what \"{}\" sends (module sch_tbf)", link.name));
+    }
+
+    fn set_up(&mut self, ifb: &Link, attachment: &Attachment) {
+        link::push_alias(&mut self.request, ifb.index, &attachment.alias());
+        link::push_up(&mut self.request, ifb.index);
+        self.names.extend([(); 2].map(|()| format!("set \"{}\" up", ifb.name)));
     }
 
     fn run(self, socket: &mut Socket) -> Result<(), Error> {

@@ -1,7 +1,7 @@
 //! bandwidth: what ADD makes, and what it refuses.
 
 use serde_json::{Value, json};
-use tests::{Host, Place, Pod, case, config, config::with};
+use tests::{Host, Place, Pod, case, config, config::with, settings::versions};
 
 /// A config of bandwidth in the network of [`config::bridge`].
 pub(crate) fn config(limits: Value) -> Value {
@@ -42,7 +42,7 @@ fn both_ways_are_limited_and_the_ifb_is_in_the_result() {
         let result = host.plugin("bandwidth").pod(&pod).config_with(&config(limits()), &before).add().result();
         let ifb = &ifbs(&host)[0];
         let name = ifb["ifname"].as_str().unwrap();
-        let mut expected = before.clone();
+        let mut expected = before;
         let entry = json!({ "name": name, "mac": ifb["address"] });
         expected["interfaces"].as_array_mut().unwrap().push(entry);
         assert_eq!(result, expected);
@@ -257,7 +257,7 @@ fn two_attachments_of_a_container_have_an_ifb_each() {
 #[test]
 fn old_versions_of_results_say_nothing_of_interfaces() {
     case(|| {
-        for version in ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+        for version in versions() {
             let host = Host::new();
             let pod = host.pod();
             let version = json!({ "cniVersion": version });
