@@ -4,6 +4,7 @@ mod ping;
 mod tcp;
 
 pub mod outside;
+pub mod rate;
 
 pub use ping::{ping, reaches};
 pub use tcp::source_seen;

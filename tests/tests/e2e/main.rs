@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod announce;
+mod bandwidth_add;
+mod bandwidth_rate;
+mod bandwidth_verbs;
 mod bridge_add;
 mod bridge_check;
 mod bridge_del;
