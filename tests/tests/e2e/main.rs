@@ -14,6 +14,8 @@ mod conflict;
 mod dad;
 mod delegate;
 mod examples;
+mod firewall;
+mod firewall_backend;
 mod gc_status;
 mod host_local;
 mod layer2;
