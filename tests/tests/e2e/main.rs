@@ -16,6 +16,7 @@ mod delegate;
 mod examples;
 mod firewall;
 mod firewall_backend;
+mod firewall_policy;
 mod gc_status;
 mod host_local;
 mod layer2;
