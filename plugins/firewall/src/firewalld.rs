@@ -14,7 +14,8 @@ use crate::dbus::{self, Bus, Method, Value};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 const NAME: &str = "org.fedoraproject.FirewallD1";
-const ALREADY: &str = "ZONE_ALREADY_SET";
+/// What firewalld says of a source that is in the zone already, or in another.
+const TAKEN: [&str; 2] = ["ZONE_ALREADY_SET", "ZONE_CONFLICT"];
 /// What firewalld calls a source that is in no zone.
 const UNKNOWN: &str = "UNKNOWN_SOURCE";
 
@@ -73,7 +74,7 @@ impl Firewalld {
         let source = source(address);
         match self.zone_method("addSource", &[zone, &source]) {
             Ok(_) => Ok(Added::ToZone),
-            Err(error) if says(&error, ALREADY) => match self.zone_of(address)? {
+            Err(error) if TAKEN.iter().any(|word| says(&error, word)) => match self.zone_of(address)? {
                 Some(other) if other != zone => Ok(Added::ElsewhereAlready(other)),
                 _ => Ok(Added::ToZone),
             },

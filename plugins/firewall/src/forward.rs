@@ -71,7 +71,7 @@ impl Needs {
             }
             (Drops::Iptables(_), Backend::Nftables) => {
                 return Err(Error::internal(format!(
-                    "backend \"nftables\": the chain FORWARD of iptables' table {family} filter has policy DROP, \
+                    "backend \"nftables\": iptables' chain \"{family} filter FORWARD\" has policy DROP, \
                      from which no rule of another table can save a pod's packets"
                 ))
                 .with_details("leave backend unset, or set it to \"iptables\": then the pod is let in there"));

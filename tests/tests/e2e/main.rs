@@ -16,6 +16,8 @@ mod delegate;
 mod examples;
 mod firewall;
 mod firewall_backend;
+mod firewall_firewalld;
+mod firewall_life;
 mod firewall_policy;
 mod gc_status;
 mod host_local;
