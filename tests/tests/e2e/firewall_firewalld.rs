@@ -97,9 +97,7 @@ fn answer(call: &MarshalledMessage, sources: &Sources) -> MarshalledMessage {
     let member = header.member.as_deref().unwrap_or_default();
     let mut texts = call.body.parser();
     let mut next = || texts.get::<&str>().unwrap_or_default().to_owned();
-    let refuse = |text: String| {
-        header.make_error_response("org.fedoraproject.FirewallD1.Exception", Some(text))
-    };
+    let refuse = |text: String| header.make_error_response("org.fedoraproject.FirewallD1.Exception", Some(text));
     let mut sources = sources.lock().unwrap();
     let mut reply = header.make_response();
     if member == "getZoneOfSource" && known {
@@ -136,8 +134,7 @@ fn list(sources: &Sources) -> Vec<String> {
 }
 
 fn in_zone(result: &serde_json::Value, zone: &str) -> Vec<String> {
-    let mut all =
-        vec![format!("{}/32 {zone}", address(result, 4)), format!("{}/128 {zone}", address(result, 6))];
+    let mut all = vec![format!("{}/32 {zone}", address(result, 4)), format!("{}/128 {zone}", address(result, 6))];
     all.sort();
     all
 }
@@ -337,7 +334,8 @@ fn the_bus_is_where_the_environment_says() {
         let chain = Chain::new(&host, json!({ "backend": "firewalld" }));
         let pod = host.pod();
         let result = chain.connect(&pod);
-        let call = || chain.call(&pod, &result).env("DBUS_SYSTEM_BUS_ADDRESS", "tcp:host=x;unix:path=%2frun/test/bus,guid=0");
+        let call =
+            || chain.call(&pod, &result).env("DBUS_SYSTEM_BUS_ADDRESS", "tcp:host=x;unix:path=%2frun/test/bus,guid=0");
         call().add().ok();
         assert_eq!(list(&sources).len(), 2);
         call().del().ok();
