@@ -52,6 +52,7 @@ pub const FAILURES: &[(&str, &[&str])] = &[
             "bridge_add::isolated_ports_reach_the_gateway_but_not_each_other",
             "bridge_link::hairpin_and_isolation_are_flags_of_the_port",
             "examples::isolation",
+            "portmap_traffic::isolated_ports_stay_isolated_where_the_kernel_forwards_frames",
         ],
     ),
     ("keep_addr_on_down came after 1.1.1", &["bridge_add::the_pods_sysctls_are_those_of_the_reference"]),

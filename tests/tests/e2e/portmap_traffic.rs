@@ -189,18 +189,48 @@ fn by_the_gateways_address_too() {
     });
 }
 
+/// What a row asks, in short: everyone, at the port for any address, over TCP and UDP, with and without bridged frames.
+fn everyone(node: &Node, families: &[Family]) {
+    for bridge_nf in BOTH {
+        set_bridge_nf(&node.host, *bridge_nf);
+        for transport in Transport::ALL {
+            for f in families {
+                let to = at(f.host, ANY);
+                assert_eq!(ask(node.host.outside(), transport, to), answer(f.outside), "outside");
+                assert_eq!(ask(&node.stranger, transport, to), answer(f.stranger), "another bridge");
+                assert_eq!(ask(&node.sibling, transport, to), answer(f.gateway), "sibling");
+                assert_eq!(ask(&node.pod, transport, to), answer(f.gateway), "itself");
+                assert_eq!(ask(&node.host, transport, to), answer(f.host), "host");
+                assert_eq!(ask(&node.host, transport, at(f.gateway, ANY)), answer(f.gateway), "gateway");
+            }
+            assert_eq!(ask(&node.host, transport, at("127.0.0.1", ANY)), answer(V4.gateway), "127.0.0.1");
+        }
+    }
+}
+
 #[test]
 fn hairpin_mode_of_the_bridge_plugin_changes_nothing() {
+    case(|| everyone(&node(&json!({ "hairpinMode": true })), &[V4, V6]));
+}
+
+#[test]
+fn the_spoof_filter_is_no_obstacle() {
+    case(|| everyone(&node(&json!({ "hairpinMode": true, "macspoofchk": true })), &[V4, V6]));
+}
+
+/// A published port is no way around the isolation of ports. Without bridged frames in the rules' sight the packet is
+/// routed by the host, as any other.
+#[test]
+fn isolated_ports_stay_isolated_where_the_kernel_forwards_frames() {
     case(|| {
-        let node = node(&json!({ "hairpinMode": true }));
-        for (bridge_nf, transport) in [(false, Transport::Tcp), (true, Transport::Udp), (true, Transport::Tcp)] {
-            set_bridge_nf(&node.host, bridge_nf);
-            for f in [V4, V6] {
-                for who in [&node.pod, &node.sibling] {
-                    assert_eq!(ask(who, transport, at(f.host, ANY)), answer(f.gateway));
-                }
-                assert_eq!(ask(node.host.outside(), transport, at(f.host, ANY)), answer(f.outside));
-            }
+        let node = node(&json!({ "portIsolation": true }));
+        for f in [V4, V6] {
+            set_bridge_nf(&node.host, false);
+            assert_eq!(ask(&node.sibling, Transport::Tcp, at(f.host, ANY)), answer(f.gateway));
+            set_bridge_nf(&node.host, true);
+            assert_eq!(ask_briefly(&node.sibling, Transport::Tcp, at(f.host, ANY)), None);
+            assert_eq!(ask(&node.stranger, Transport::Tcp, at(f.host, ANY)), answer(f.stranger));
+            assert_eq!(ask(node.host.outside(), Transport::Tcp, at(f.host, ANY)), answer(f.outside));
         }
     });
 }
@@ -568,6 +598,23 @@ fn addresses_of_services_in_ipvs_mode_are_not_caught() {
         }
         let _server = Server::start(&pod, NAME, at(V4.pod, CONTAINER_PORT));
         assert_eq!(ask(&client, Transport::Tcp, at(V4.host, ANY)), answer(V4.gateway));
+    });
+}
+
+#[test]
+fn in_ipvs_mode_everyone_is_served_as_well() {
+    case(|| {
+        let host = Host::new();
+        host.outside();
+        host.run("ip link add kube-ipvs0 type bridge");
+        host.run("ip address add 10.96.0.1/32 dev kube-ipvs0");
+        let node = Node::on(host, &mappings(), &json!({ "hairpinMode": true }), &[portmap(&json!({}))]);
+        everyone(&node, &[V4, V6]);
+        // By the link it is on.
+        node.host.run(&format!("ip address add 192.0.2.77/24 dev {UPLINK}"));
+        assert_eq!(ask(node.host.outside(), Transport::Tcp, at("192.0.2.77", ANY)), answer(V4.outside));
+        node.withdraw();
+        assert_eq!(ask_briefly(node.host.outside(), Transport::Tcp, at(V4.host, ANY)), None);
     });
 }
 
