@@ -52,6 +52,7 @@ pub const FAILURES: &[(&str, &[&str])] = &[
             "bridge_add::isolated_ports_reach_the_gateway_but_not_each_other",
             "bridge_link::hairpin_and_isolation_are_flags_of_the_port",
             "examples::isolation",
+            "portmap_traffic::isolated_ports_stay_isolated_where_the_kernel_forwards_frames",
         ],
     ),
     (
@@ -266,6 +267,60 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         "runs iptables and nft, many times",
         &["processes::add_and_del_start_ipam_alone", "processes::the_iptables_backend_needs_one_restore_per_family"],
     ),
+    (
+        "who came first wins: kube-proxy, or the rules of a pod that is gone",
+        &[
+            "coexistence::a_published_port_wins_over_a_node_port_of_the_same_number",
+            "coexistence::a_stale_rule_of_the_reference_does_not_win",
+        ],
+    ),
+    (
+        "nft does not read back what it lists of the iptables rules",
+        &["coexistence::the_ruleset_that_nft_lists_can_be_loaded_again"],
+    ),
+    (
+        "firewall accepts answers to a pod, but not new connections to its published ports",
+        &["coexistence::with_the_firewall_plugin_published_ports_work_beside_docker"],
+    ),
+    (
+        "firewall writes to the iptables of its host alone, whatever drops elsewhere",
+        &[
+            "coexistence::with_the_firewall_plugin_pods_get_out_beside_docker_of_legacy_iptables",
+            "coexistence::with_the_firewall_plugin_published_ports_work_beside_docker_of_legacy_iptables",
+        ],
+    ),
+    (
+        "CHECK of two families looks for the rules of one in the table of the other",
+        &["coexistence::a_flushed_ruleset_is_noticed_by_check_and_repaired_by_the_next_add"],
+    ),
+    ("has chains of its own", &["coexistence::the_document_names_every_chain_that_packets_pass"]),
+    ("the mapping that came first wins", &["portmap_traffic::a_mapping_with_a_host_ip_wins_over_one_for_any_address"]),
+    (
+        "catches what is sent to any address of the host, whatever link it is on",
+        &[
+            "portmap_traffic::addresses_of_services_in_ipvs_mode_are_not_caught",
+            "portmap_traffic::the_hosts_own_server_at_ipv6_loopback_is_left_alone",
+        ],
+    ),
+    (
+        "route_localnet opens 127.0.0.1 to the neighbours",
+        &["portmap_traffic::neighbours_do_not_reach_what_listens_at_127_0_0_1"],
+    ),
+    (
+        "DEL does not forget UDP flows",
+        &[
+            "portmap_traffic::v4_a_steady_udp_sender_follows_the_port",
+            "portmap_traffic::v6_a_steady_udp_sender_follows_the_port",
+        ],
+    ),
+    (
+        "a pod reaches itself only with hairpinMode in the config of bridge",
+        &[
+            "portmap_traffic::v4_from_the_pod_itself_where_bridged_frames_pass_the_hosts_rules",
+            "portmap_traffic::v6_from_the_pod_itself_where_bridged_frames_pass_the_hosts_rules",
+        ],
+    ),
+    ("masqAll came after 1.1.1", &["portmap_traffic::with_masq_all_everybody_is_seen_as_the_gateway"]),
     ("its errors have no cniVersion", &["protocol::an_error_is_one_object_with_version_code_and_message"]),
     ("1.1.1 names missing variables first", &["protocol::the_first_bad_variable_comes_before_missing_ones"]),
     (

@@ -28,6 +28,7 @@ const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_INET_CONF: u16 = 1;
 const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
+const IPV4_DEVCONF_ROUTE_LOCALNET: u16 = 26;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
@@ -374,6 +375,18 @@ pub fn push_arp_notify(request: &mut Request, index: u32) {
             w.u32(IPV4_DEVCONF_ARP_NOTIFY, 1);
         });
     });
+}
+
+/// Lets packets with a source or destination in 127.0.0.0/8 pass by this link (the sysctl `route_localnet`, without
+/// looking for its file).
+pub fn route_localnet(socket: &mut Socket, index: u32) -> Result<()> {
+    let mut request = Request::new();
+    push_family_setting(&mut request, index, AF_INET, |w| {
+        w.nest(IFLA_INET_CONF, |w| {
+            w.u32(IPV4_DEVCONF_ROUTE_LOCALNET, 1);
+        });
+    });
+    socket.transact(&request, |_| ())
 }
 
 /// Appends the request that keeps the kernel from giving a link an IPv6 link-local address, to be sent before the link
