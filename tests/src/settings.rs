@@ -33,6 +33,13 @@ pub fn versions() -> &'static [&'static str] {
     if is_reference() { &ALL[..6] } else { &ALL }
 }
 
+/// Ends the running test as skipped if the plugins under test are the reference's, and none has this name.
+pub fn require(plugin: &str) {
+    if is_reference() && !bin_dir().join(plugin).exists() {
+        crate::skip(format!("the reference suite has no plugin {plugin:?}"));
+    }
+}
+
 /// The root of the workspace.
 pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()

@@ -141,7 +141,10 @@ impl Scratch {
     /// Removes what no attachment will ask for: the reference's files of this network's containers that are not
     /// alive, and what a killed ADD was writing for one that is not.
     pub(crate) fn remove_leftovers(&self, alive: &[ValidAttachment]) -> Vec<Error> {
-        let is_alive = |id: &str| alive.iter().any(|a| a.container_id == id);
+        // Those of ours that are still there could not be taken back.
+        let kept: Vec<Attachment> = self.attachments().collect();
+        let is_alive =
+            |id: &str| alive.iter().any(|a| a.container_id == id) || kept.iter().any(|kept| kept.container_id == id);
         let containers = names(&self.data_dir).into_iter().filter(|name| !name.starts_with('.') && !is_alive(name));
         let references = containers.map(|name| self.data_dir.join(name)).filter(|path| {
             let contents = fs::read(path).unwrap_or_default();
