@@ -33,9 +33,14 @@ pub fn versions() -> &'static [&'static str] {
     if is_reference() { &ALL[..6] } else { &ALL }
 }
 
+/// Whether the plugins under test have one of this name. Ours have to; the reference's may not.
+pub fn has(plugin: &str) -> bool {
+    !is_reference() || bin_dir().join(plugin).exists()
+}
+
 /// Ends the running test as skipped if the plugins under test are the reference's, and none has this name.
 pub fn require(plugin: &str) {
-    if is_reference() && !bin_dir().join(plugin).exists() {
+    if !has(plugin) {
         crate::skip(format!("the reference suite has no plugin {plugin:?}"));
     }
 }

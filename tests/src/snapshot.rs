@@ -152,7 +152,7 @@ fn iptables(host: &Host, lines: &mut BTreeSet<String>) {
 
 fn files(path: &Path, lines: &mut BTreeSet<String>) {
     let name = path.display().to_string();
-    if path.starts_with(SCRATCH) {
+    if path.starts_with(SCRATCH) || !path.exists() {
         return;
     }
     if path.is_dir() {
