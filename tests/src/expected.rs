@@ -209,6 +209,33 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         "runs iptables and nft, many times",
         &["processes::add_and_del_start_ipam_alone", "processes::the_iptables_backend_needs_one_restore_per_family"],
     ),
+    ("the mapping that came first wins", &["portmap_traffic::a_mapping_with_a_host_ip_wins_over_one_for_any_address"]),
+    (
+        "catches what is sent to any address of the host, whatever link it is on",
+        &[
+            "portmap_traffic::addresses_of_services_in_ipvs_mode_are_not_caught",
+            "portmap_traffic::the_hosts_own_server_at_ipv6_loopback_is_left_alone",
+        ],
+    ),
+    (
+        "route_localnet opens 127.0.0.1 to the neighbours",
+        &["portmap_traffic::neighbours_do_not_reach_what_listens_at_127_0_0_1"],
+    ),
+    (
+        "DEL does not forget UDP flows",
+        &[
+            "portmap_traffic::v4_a_steady_udp_sender_follows_the_port",
+            "portmap_traffic::v6_a_steady_udp_sender_follows_the_port",
+        ],
+    ),
+    (
+        "a pod reaches itself only with hairpinMode in the config of bridge",
+        &[
+            "portmap_traffic::v4_from_the_pod_itself_where_bridged_frames_pass_the_hosts_rules",
+            "portmap_traffic::v6_from_the_pod_itself_where_bridged_frames_pass_the_hosts_rules",
+        ],
+    ),
+    ("masqAll came after 1.1.1", &["portmap_traffic::with_masq_all_everybody_is_seen_as_the_gateway"]),
     ("its errors have no cniVersion", &["protocol::an_error_is_one_object_with_version_code_and_message"]),
     ("1.1.1 names missing variables first", &["protocol::the_first_bad_variable_comes_before_missing_ones"]),
     (

@@ -16,6 +16,7 @@ pub mod host;
 pub mod netns;
 pub mod plugin;
 pub mod pod;
+pub mod published;
 pub mod settings;
 pub mod snapshot;
 pub mod traffic;

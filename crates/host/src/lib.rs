@@ -9,6 +9,7 @@ pub mod mac;
 pub mod netns;
 pub mod process;
 pub mod signal;
+pub mod socket_holder;
 pub mod stdio;
 pub mod sysctl;
 pub mod syslog;

@@ -78,30 +78,40 @@ pub fn delete(socket: &mut Socket, link: u32, ip: IpAddr, prefix: u8) -> Result<
 
 /// The addresses of a link, IPv4 first.
 pub fn list(socket: &mut Socket, link: u32) -> Result<Vec<Address>> {
+    list_both(socket, Some(link))
+}
+
+/// The addresses of all links, IPv4 first.
+pub fn list_all(socket: &mut Socket) -> Result<Vec<Address>> {
+    list_both(socket, None)
+}
+
+fn list_both(socket: &mut Socket, link: Option<u32>) -> Result<Vec<Address>> {
     let mut all = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
-        // A kernel without IPv6 answers the dump of another family instead: filter by hand as well.
-        let found = list_family(socket, link, u8::try_from(family).unwrap_or(0))?;
-        all.extend(found);
+        all.extend(list_family(socket, link, u8::try_from(family).unwrap_or(0))?);
     }
     Ok(all)
 }
 
 /// The IPv6 addresses of a link.
 pub fn list_v6(socket: &mut Socket, link: u32) -> Result<Vec<Address>> {
-    list_family(socket, link, u8::try_from(libc::AF_INET6).unwrap_or(0))
+    list_family(socket, Some(link), u8::try_from(libc::AF_INET6).unwrap_or(0))
 }
 
-fn list_family(socket: &mut Socket, link: u32, family: u8) -> Result<Vec<Address>> {
+fn list_family(socket: &mut Socket, link: Option<u32>, family: u8) -> Result<Vec<Address>> {
     let mut header = [0; IFADDRMSG_LEN];
     header[0] = family;
-    header[4..].copy_from_slice(&link.to_ne_bytes());
+    header[4..].copy_from_slice(&link.unwrap_or(0).to_ne_bytes());
+    // A kernel without IPv6 answers the dump of another family instead: filter by hand as well.
+    let is_wanted =
+        |a: &Address| link.is_none_or(|link| a.link == link) && a.ip.is_ipv4() == (i32::from(family) == libc::AF_INET);
     socket.dump(
         libc::RTM_GETADDR,
         |w| {
             w.header(&header);
         },
-        |message| read(&message).filter(|a| a.link == link && a.ip.is_ipv4() == (i32::from(family) == libc::AF_INET)),
+        |message| read(&message).filter(is_wanted),
     )
 }
 

@@ -1,4 +1,5 @@
-//! Asking the kernel: links, addresses, routes, neighbours and nf_tables over one blocking netlink socket.
+//! Asking the kernel: links, addresses, routes, neighbours, nf_tables, conntrack and sockets over one blocking netlink
+//! socket.
 //!
 //! A plugin asks, waits for the answer and goes on, so there is no async runtime here. Requests for links,
 //! addresses and routes are built with `rtnetlink`'s message builders; replies are read attribute by attribute,
@@ -9,6 +10,7 @@
 
 pub mod addr;
 pub mod bridge;
+pub mod conntrack;
 mod error;
 pub mod link;
 pub mod monitor;
@@ -16,6 +18,7 @@ pub mod neigh;
 pub mod netconf;
 pub mod nft;
 pub mod route;
+pub mod sock_diag;
 mod socket;
 pub mod wire;
 

@@ -30,6 +30,8 @@ pub enum Protocol {
     Route,
     /// nf_tables, conntrack.
     Netfilter,
+    /// Sockets of the namespace.
+    SockDiag,
 }
 
 /// A netlink socket in the network namespace in which it was opened.
@@ -45,6 +47,7 @@ impl Socket {
         let protocol = match protocol {
             Protocol::Route => SockProtocol::NetlinkRoute,
             Protocol::Netfilter => SockProtocol::NetlinkNetFilter,
+            Protocol::SockDiag => SockProtocol::NetlinkSockDiag,
         };
         let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
         // Extended acknowledgements carry the kernel's reason; the strict check makes dumps honour their filters.

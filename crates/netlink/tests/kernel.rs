@@ -3,16 +3,18 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, too")]
 
 use std::fs::File;
-use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use netlink::addr::{self, Dad};
+use netlink::conntrack::{self, Filter};
 use netlink::link::{self, NewBridge, NewVeth};
 use netlink::monitor::Monitor;
 use netlink::nft::{Batch, Comparison, Family, Hook, Nft, Offset, SetType, Verdict};
 use netlink::route::{self, Route};
+use netlink::sock_diag::{self, Transport};
 use netlink::wire::Request;
 use netlink::{Errno, Protocol, Socket, neigh, netconf};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -231,6 +233,12 @@ fn addresses_and_routes_carry_all_that_was_stated() {
         );
         let found = route::list(&mut socket, false).unwrap();
         assert!(found.iter().any(|r| r.table == Some(1000) && r.mtu == Some(1300) && r.advmss == Some(1200)));
+        let lo = link::by_name(&mut socket, "lo").unwrap().unwrap().index;
+        link::set_up(&mut socket, lo).unwrap();
+        let of = |link| move |a: &addr::Address| a.link == link;
+        let all = addr::list_all(&mut socket).unwrap();
+        assert_eq!(all.iter().copied().filter(of(index)).collect::<Vec<_>>(), listed);
+        assert_eq!(all.iter().filter(|a| of(lo)(a)).count(), 2, "127.0.0.1 and ::1 in {all:?}");
         assert!(addr::add(&mut socket, index, v4, 24, Dad::Skip).unwrap_err().is(Errno::EEXIST));
         addr::delete(&mut socket, index, v4, 24).unwrap();
         assert!(!addr::list(&mut socket, index).unwrap().iter().any(|a| a.ip == v4));
@@ -415,5 +423,121 @@ fn rules_of_iptables_are_understood() {
         let saved = Command::new("iptables-save").args(["-t", "nat"]).output().unwrap();
         let saved = String::from_utf8(saved.stdout).unwrap();
         assert!(!saved.contains("CNI-test"), "{saved}");
+    });
+}
+
+/// What the kernel's own list says of flows to these ports: `udp 127.0.0.1 5300`.
+fn tracked() -> Vec<String> {
+    let text = std::fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap();
+    let value = |line: &str, key: &str| {
+        line.split_whitespace().find_map(|word| word.strip_prefix(key)).unwrap_or_default().to_owned()
+    };
+    let mut all: Vec<_> = text
+        .lines()
+        .map(|line| {
+            let protocol = line.split_whitespace().nth(2).unwrap();
+            format!("{protocol} {} {}", value(line, "dst="), value(line, "dport="))
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+fn loopback_up() {
+    let mut socket = Socket::open(Protocol::Route).unwrap();
+    let lo = link::by_name(&mut socket, "lo").unwrap().unwrap().index;
+    link::set_up(&mut socket, lo).unwrap();
+}
+
+/// UDP flows to 127.0.0.1 (of which the answers come from 127.0.0.3), 127.0.0.2 and ::1 at port 5300, to another port,
+/// and a TCP connection.
+fn flows() -> TcpListener {
+    loopback_up();
+    let rules = "table inet t { chain out { type nat hook output priority -100; \
+                 ip daddr 127.0.0.1 udp dport 5300 dnat ip to 127.0.0.3:5301; }; \
+                 chain tracked { type filter hook output priority 0; ct state new counter; }; }";
+    assert!(Command::new("nft").arg(rules).status().unwrap().success());
+    let v4 = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let v6 = UdpSocket::bind("[::1]:0").unwrap();
+    for (socket, to) in [(&v4, "127.0.0.1:5300"), (&v4, "127.0.0.2:5300"), (&v4, "127.0.0.1:5302"), (&v6, "[::1]:5300")]
+    {
+        socket.send_to(b"x", to).unwrap();
+    }
+    let server = TcpListener::bind("127.0.0.1:5300").unwrap();
+    drop(TcpStream::connect("127.0.0.1:5300").unwrap());
+    server
+}
+
+#[test]
+fn only_the_flows_that_are_meant_are_forgotten() {
+    in_namespace(|| {
+        let _server = flows();
+        let mut socket = Socket::open(Protocol::Netfilter).unwrap();
+        let (v6, tcp, other) = (
+            "udp 0000:0000:0000:0000:0000:0000:0000:0001 5300".to_owned(),
+            "tcp 127.0.0.1 5300".to_owned(),
+            "udp 127.0.0.1 5302".to_owned(),
+        );
+        let (first, second) = ("udp 127.0.0.1 5300".to_owned(), "udp 127.0.0.2 5300".to_owned());
+        assert_eq!(tracked(), [tcp.clone(), v6.clone(), first.clone(), other.clone(), second]);
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let filter = Filter { family: Family::Ip, ports: &[5300], answers_from: None };
+
+        // Every way of asking comes to the same.
+        let pod = Filter { answers_from: Some(ip("127.0.0.9")), ..filter };
+        assert_eq!(conntrack::delete_udp(&mut socket, &pod, |_| true), Ok(0));
+        assert_eq!(conntrack::delete_udp(&mut socket, &filter, |_| false), Ok(0));
+        let none = Filter { ports: &[1, 2, 3, 4, 5, 6, 7, 8], ..filter };
+        assert_eq!(conntrack::delete_udp(&mut socket, &none, |_| true), Ok(0));
+        assert_eq!(conntrack::delete_udp(&mut socket, &Filter { ports: &[], ..filter }, |_| true), Ok(0));
+        assert_eq!(tracked().len(), 5);
+
+        assert_eq!(conntrack::delete_udp(&mut socket, &filter, |flow| flow.destination == ip("127.0.0.2")), Ok(1));
+        assert_eq!(tracked(), [tcp.clone(), v6.clone(), first, other.clone()]);
+        let pod = Filter { answers_from: Some(ip("127.0.0.3")), ..filter };
+        assert_eq!(conntrack::delete_udp(&mut socket, &pod, |_| true), Ok(1));
+        assert_eq!(tracked(), [tcp.clone(), v6, other.clone()]);
+        assert_eq!(conntrack::delete_udp(&mut socket, &filter, |_| true), Ok(0));
+        assert_eq!(conntrack::delete_udp(&mut socket, &Filter { family: Family::Ip6, ..filter }, |_| true), Ok(1));
+        assert_eq!(tracked(), [tcp.clone(), other]);
+        let many = Filter { ports: &[1, 2, 3, 4, 5, 6, 7, 5302], ..filter };
+        assert_eq!(conntrack::delete_udp(&mut socket, &many, |_| true), Ok(1));
+        assert_eq!(tracked(), [tcp]);
+    });
+}
+
+/// Local addresses of the sockets that `ss` shows as waiting at this port: `0.0.0.0`, `::` as `*` or `[::]`.
+fn shown_by_ss(options: &str, port: u16) -> usize {
+    let output = Command::new("ss").args(["-Hn", options, "sport", "=", &port.to_string()]).output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap().lines().filter(|l| l.contains("LISTEN") || l.contains("UNCONN")).count()
+}
+
+#[test]
+fn who_listens_is_known_with_address_and_inode() {
+    in_namespace(|| {
+        loopback_up();
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let ask = |transport, port| sock_diag::listeners(transport, port).unwrap();
+        let ips = |transport, port| ask(transport, port).map(|all| all.iter().map(|l| l.ip).collect::<Vec<_>>());
+        assert_eq!(ips(Transport::Tcp, 8080), Some(vec![]));
+        let (wide, own) = (TcpListener::bind("[::]:8080").unwrap(), TcpListener::bind("127.0.0.1:8081").unwrap());
+        let _client = TcpStream::connect("127.0.0.1:8081").unwrap();
+        let _accepted = own.accept().unwrap();
+        assert_eq!(ips(Transport::Tcp, 8080), Some(vec![ip("::")]));
+        assert_eq!(ips(Transport::Tcp, 8081), Some(vec![ip("127.0.0.1")]), "the connection is no listener");
+        assert_eq!((shown_by_ss("-ltn", 8080), shown_by_ss("-ltn", 8081)), (1, 1));
+        assert_eq!(ips(Transport::Udp, 8080), Some(vec![]));
+        let _bound = [UdpSocket::bind("127.0.0.1:8080").unwrap(), UdpSocket::bind("[::1]:8080").unwrap()];
+        let connected = UdpSocket::bind("127.0.0.2:8080").unwrap();
+        connected.connect("127.0.0.3:9").unwrap();
+        assert_eq!(ips(Transport::Udp, 8080), Some(vec![ip("127.0.0.1"), ip("::1")]));
+        assert_eq!(shown_by_ss("-uan", 8080), 2);
+        let [found] = ask(Transport::Tcp, 8080).unwrap()[..] else { panic!() };
+        assert!(!found.is_v6_only && found.hears(ip("127.0.0.1")) && found.hears(ip("::1")));
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", wide.as_raw_fd())).unwrap();
+        assert_eq!(link.to_str(), Some(format!("socket:[{}]", found.inode).as_str()));
+        // Not on every kernel is there SCTP: unknown or nobody.
+        assert!(ask(Transport::Sctp, 8080).is_none_or(|all| all.is_empty()));
     });
 }

@@ -1,11 +1,14 @@
 //! Traffic: what can be reached, how soon, and as whom.
 
 mod ping;
+mod server;
 mod tcp;
 
 pub mod outside;
+pub mod sctp;
 
 pub use ping::{ping, reaches};
+pub use server::{Answer, Server, Transport, ask, ask_briefly};
 pub use tcp::source_seen;
 
 use std::{net::IpAddr, time::Duration};

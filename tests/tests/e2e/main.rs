@@ -23,6 +23,7 @@ mod layer2;
 mod loopback;
 mod macspoof;
 mod masquerade;
+mod portmap_traffic;
 mod processes;
 mod protocol;
 mod reference_pods;

@@ -1,0 +1,590 @@
+//! A published port is reached from everywhere it should, as whom it should, and nothing else is touched.
+
+use std::{
+    net::UdpSocket,
+    panic::{self, AssertUnwindSafe},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tests::{
+    Host, Place, Pod, case,
+    config::BRIDGE,
+    published::{
+        CONTAINER_PORT, Family, NAME, Node, V4, V6, at, bridge, chain, ip, mapping, mapping_at, portmap, publish,
+        route_back, set_bridge_nf, withdraw,
+    },
+    traffic::{Answer, Server, Transport, ask, ask_briefly, sctp},
+};
+
+/// Published for any address of the host.
+const ANY: u16 = 8080;
+/// Published for the host's addresses on the uplink.
+const UPLINK_ONLY: u16 = 8081;
+/// Published for 127.0.0.1.
+const LOOPBACK_ONLY: u16 = 8082;
+
+/// Each of the ports, for both transports and families.
+fn mappings() -> Vec<Value> {
+    let of = |transport| {
+        [
+            mapping(transport, ANY),
+            mapping_at(transport, UPLINK_ONLY, V4.host),
+            mapping_at(transport, UPLINK_ONLY, V6.host),
+            mapping_at(transport, LOOPBACK_ONLY, "127.0.0.1"),
+        ]
+    };
+    Transport::ALL.into_iter().flat_map(of).collect()
+}
+
+fn node(bridge_patch: &Value) -> Node {
+    Node::new(&mappings(), bridge_patch, &json!({}))
+}
+
+fn answer(seen: &str) -> Option<Answer> {
+    Some(Answer { server: NAME.to_owned(), seen: ip(seen) })
+}
+
+/// One row of the matrix: somebody asks at the targets, with and without `ipMasq`, with frames between the ports of a
+/// bridge passing the host's rules and not, over TCP and UDP. The server has to see it as `seen` says, given whether
+/// there is `ipMasq`.
+fn row<P: Place>(
+    who: for<'n> fn(&'n Node) -> &'n P,
+    bridge_nf: &[bool],
+    targets: [(&str, u16); 2],
+    seen: impl Fn(bool) -> &'static str,
+) {
+    let mut wrong = Vec::new();
+    for masquerade in [false, true] {
+        let node = node(&json!({ "ipMasq": masquerade }));
+        for bridge_nf in bridge_nf {
+            set_bridge_nf(&node.host, *bridge_nf);
+            for transport in Transport::ALL {
+                for (target, port) in targets {
+                    let found = ask(who(&node), transport, at(target, port));
+                    if found != answer(seen(masquerade)) {
+                        wrong.push(format!(
+                            "ipMasq {masquerade}, bridge-nf {bridge_nf}, {transport} to {target} {port}: {found:?} \
+                             instead of {}",
+                            seen(masquerade)
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+const BOTH: &[bool] = &[false, true];
+
+/// The port for any address of the host, and the one for this address.
+fn targets(f: Family) -> [(&'static str, u16); 2] {
+    [(f.host, ANY), (f.host, UPLINK_ONLY)]
+}
+
+fn from_the_host(f: Family) {
+    row(|node| &node.host, BOTH, targets(f), |_| f.host);
+}
+
+fn from_the_pod_itself(f: Family, bridge_nf: bool) {
+    row(|node| &node.pod, &[bridge_nf], targets(f), |_| f.gateway);
+}
+
+fn from_a_sibling(f: Family) {
+    row(|node| &node.sibling, BOTH, targets(f), |_| f.gateway);
+}
+
+fn from_another_bridge(f: Family) {
+    // Seen from the other network, the pod is elsewhere: `ipMasq` of that network is for such traffic.
+    let seen = |masquerade| if masquerade { f.gateway } else { f.stranger };
+    row(|node| &node.stranger, BOTH, targets(f), seen);
+}
+
+fn from_outside(f: Family) {
+    row(|node| node.host.outside(), BOTH, targets(f), |_| f.outside);
+}
+
+#[test]
+fn v4_from_the_host_by_its_address() {
+    case(|| from_the_host(V4));
+}
+
+#[test]
+fn v4_from_the_host_by_127_0_0_1() {
+    case(|| row(|node| &node.host, BOTH, [("127.0.0.1", ANY), ("127.0.0.1", LOOPBACK_ONLY)], |_| V4.gateway));
+}
+
+#[test]
+fn v4_from_the_pod_itself() {
+    case(|| from_the_pod_itself(V4, false));
+}
+
+/// The kernel forwards such a frame on the bridge, as a frame: the port it came from has to take it back.
+#[test]
+fn v4_from_the_pod_itself_where_bridged_frames_pass_the_hosts_rules() {
+    case(|| from_the_pod_itself(V4, true));
+}
+
+#[test]
+fn v4_from_a_sibling_on_the_bridge() {
+    case(|| from_a_sibling(V4));
+}
+
+#[test]
+fn v4_from_a_pod_on_another_bridge() {
+    case(|| from_another_bridge(V4));
+}
+
+#[test]
+fn v4_from_outside() {
+    case(|| from_outside(V4));
+}
+
+#[test]
+fn v6_from_the_host_by_its_address() {
+    case(|| from_the_host(V6));
+}
+
+#[test]
+fn v6_from_the_pod_itself() {
+    case(|| from_the_pod_itself(V6, false));
+}
+
+/// The kernel forwards such a frame on the bridge, as a frame: the port it came from has to take it back.
+#[test]
+fn v6_from_the_pod_itself_where_bridged_frames_pass_the_hosts_rules() {
+    case(|| from_the_pod_itself(V6, true));
+}
+
+#[test]
+fn v6_from_a_sibling_on_the_bridge() {
+    case(|| from_a_sibling(V6));
+}
+
+#[test]
+fn v6_from_a_pod_on_another_bridge() {
+    case(|| from_another_bridge(V6));
+}
+
+#[test]
+fn v6_from_outside() {
+    case(|| from_outside(V6));
+}
+
+#[test]
+fn by_the_gateways_address_too() {
+    case(|| {
+        let node = node(&json!({}));
+        set_bridge_nf(&node.host, false);
+        for f in [V4, V6] {
+            assert_eq!(ask(&node.sibling, Transport::Tcp, at(f.gateway, ANY)), answer(f.gateway));
+            assert_eq!(ask(&node.pod, Transport::Udp, at(f.gateway, ANY)), answer(f.gateway));
+            assert_eq!(ask(&node.stranger, Transport::Udp, at(f.gateway, ANY)), answer(f.stranger));
+            assert_eq!(ask(&node.host, Transport::Tcp, at(f.gateway, ANY)), answer(f.gateway));
+        }
+    });
+}
+
+#[test]
+fn hairpin_mode_of_the_bridge_plugin_changes_nothing() {
+    case(|| {
+        let node = node(&json!({ "hairpinMode": true }));
+        for (bridge_nf, transport) in [(false, Transport::Tcp), (true, Transport::Udp), (true, Transport::Tcp)] {
+            set_bridge_nf(&node.host, bridge_nf);
+            for f in [V4, V6] {
+                for who in [&node.pod, &node.sibling] {
+                    assert_eq!(ask(who, transport, at(f.host, ANY)), answer(f.gateway));
+                }
+                assert_eq!(ask(node.host.outside(), transport, at(f.host, ANY)), answer(f.outside));
+            }
+        }
+    });
+}
+
+#[test]
+fn the_hosts_own_server_at_ipv6_loopback_is_left_alone() {
+    case(|| {
+        let node = node(&json!({}));
+        // The kernel cannot send from ::1 to another link: the port is not served there, and not caught.
+        for transport in Transport::ALL {
+            assert_eq!(ask_briefly(&node.host, transport, at("::1", ANY)), None);
+        }
+        let _own = Server::start(&node.host, "host", at("::1", ANY));
+        for transport in Transport::ALL {
+            let own = Answer { server: "host".to_owned(), seen: ip("::1") };
+            assert_eq!(ask(&node.host, transport, at("::1", ANY)), Some(own));
+        }
+    });
+}
+
+#[test]
+fn with_a_host_ip_other_addresses_of_the_host_are_not_served() {
+    case(|| {
+        let node = node(&json!({}));
+        for transport in Transport::ALL {
+            for f in [V4, V6] {
+                assert_eq!(ask_briefly(&node.sibling, transport, at(f.gateway, UPLINK_ONLY)), None);
+                assert_eq!(ask_briefly(&node.host, transport, at(f.gateway, UPLINK_ONLY)), None);
+            }
+            assert_eq!(ask_briefly(&node.host, transport, at("127.0.0.1", UPLINK_ONLY)), None);
+            assert_eq!(ask_briefly(node.host.outside(), transport, at(V4.host, LOOPBACK_ONLY)), None);
+        }
+    });
+}
+
+#[test]
+fn an_unspecified_host_ip_is_any_address_of_its_family() {
+    case(|| {
+        let mappings = [mapping_at(Transport::Tcp, ANY, "0.0.0.0"), mapping_at(Transport::Udp, ANY, "::")];
+        let node = Node::new(&mappings, &json!({}), &json!({}));
+        let outside = node.host.outside();
+        assert_eq!(ask(outside, Transport::Tcp, at(V4.host, ANY)), answer(V4.outside));
+        assert_eq!(ask(outside, Transport::Udp, at(V6.host, ANY)), answer(V6.outside));
+        assert_eq!(ask_briefly(outside, Transport::Tcp, at(V6.host, ANY)), None);
+        assert_eq!(ask_briefly(outside, Transport::Udp, at(V4.host, ANY)), None);
+    });
+}
+
+#[test]
+fn a_mapping_with_a_host_ip_wins_over_one_for_any_address() {
+    case(|| {
+        // In both orders.
+        for first in [false, true] {
+            let host = Host::new();
+            host.outside();
+            let network = chain(&host, &[bridge(&json!({})), portmap(&json!({}))]);
+            let (wide, narrow) = (host.pod(), host.pod());
+            let narrow_ports: Vec<_> =
+                Transport::ALL.into_iter().flat_map(|t| [V4, V6].map(|f| mapping_at(t, ANY, f.host))).collect();
+            let wide_ports = Transport::ALL.map(|t| mapping(t, ANY));
+            let mut both: [(&Pod, &[Value]); 2] = [(&wide, &wide_ports), (&narrow, &narrow_ports)];
+            if first {
+                both.reverse();
+            }
+            for (pod, ports) in both {
+                publish(&network, pod, ports).ok();
+            }
+            let start = |pod: &Pod, name| {
+                pod.addresses()
+                    .iter()
+                    .map(|a| Server::start(pod, name, at(a.split('/').next().unwrap(), CONTAINER_PORT)))
+                    .collect::<Vec<_>>()
+            };
+            let _servers = [start(&wide, "wide"), start(&narrow, "narrow")];
+            let who = |from: &Host, transport, to| ask(from, transport, to).map(|a| a.server);
+            for transport in Transport::ALL {
+                for f in [V4, V6] {
+                    assert_eq!(who(&host, transport, at(f.host, ANY)).as_deref(), Some("narrow"));
+                    assert_eq!(who(&host, transport, at(f.gateway, ANY)).as_deref(), Some("wide"));
+                }
+                assert_eq!(who(&host, transport, at("127.0.0.1", ANY)).as_deref(), Some("wide"));
+            }
+            withdraw(&network, &narrow, &narrow_ports).ok();
+            for transport in Transport::ALL {
+                assert_eq!(who(&host, transport, at(V4.host, ANY)).as_deref(), Some("wide"));
+                assert_eq!(who(&host, transport, at(V6.host, ANY)).as_deref(), Some("wide"));
+            }
+        }
+    });
+}
+
+#[test]
+fn after_del_nobody_answers_and_the_host_has_its_port_back() {
+    case(|| {
+        let node = node(&json!({ "ipMasq": true }));
+        assert_eq!(ask(&node.host, Transport::Tcp, at("127.0.0.1", ANY)), answer(V4.gateway));
+        node.withdraw();
+        let outside = node.host.outside();
+        for transport in Transport::ALL {
+            for f in [V4, V6] {
+                assert_eq!(ask_briefly(outside, transport, at(f.host, ANY)), None);
+                assert_eq!(ask_briefly(&node.sibling, transport, at(f.host, UPLINK_ONLY)), None);
+            }
+            assert_eq!(ask_briefly(&node.host, transport, at("127.0.0.1", ANY)), None);
+        }
+        let _own = [V4, V6].map(|f| Server::start(&node.host, "host", at(f.host, ANY)));
+        for transport in Transport::ALL {
+            for f in [V4, V6] {
+                let own = Answer { server: "host".to_owned(), seen: ip(f.outside) };
+                assert_eq!(ask(outside, transport, at(f.host, ANY)), Some(own));
+            }
+        }
+    });
+}
+
+#[test]
+fn without_snat_everybody_is_seen_as_who_they_are() {
+    case(|| {
+        let node = Node::new(&mappings(), &json!({}), &json!({ "snat": false }));
+        // Answers between ports of one bridge pass the host only this way.
+        set_bridge_nf(&node.host, true);
+        for transport in Transport::ALL {
+            for f in [V4, V6] {
+                assert_eq!(ask(&node.sibling, transport, at(f.host, ANY)), answer(f.sibling));
+                assert_eq!(ask(&node.stranger, transport, at(f.host, ANY)), answer(f.stranger));
+                assert_eq!(ask(node.host.outside(), transport, at(f.host, ANY)), answer(f.outside));
+            }
+            assert_eq!(ask_briefly(&node.host, transport, at("127.0.0.1", ANY)), None);
+        }
+        assert_eq!(node.host.read(&format!("/proc/sys/net/ipv4/conf/{BRIDGE}/route_localnet")).as_deref(), Some("0"));
+    });
+}
+
+#[test]
+fn with_masq_all_everybody_is_seen_as_the_gateway() {
+    case(|| {
+        let node = Node::new(&mappings(), &json!({}), &json!({ "masqAll": true }));
+        for transport in Transport::ALL {
+            for f in [V4, V6] {
+                for port in [ANY, UPLINK_ONLY] {
+                    assert_eq!(ask(node.host.outside(), transport, at(f.host, port)), answer(f.gateway));
+                    assert_eq!(ask(&node.stranger, transport, at(f.host, port)), answer(f.gateway));
+                    assert_eq!(ask(&node.sibling, transport, at(f.host, port)), answer(f.gateway));
+                }
+            }
+            assert_eq!(ask(&node.host, transport, at("127.0.0.1", ANY)), answer(V4.gateway));
+        }
+        // What did not come through a published port keeps its source.
+        route_back(&node.host);
+        for f in [V4, V6] {
+            assert_eq!(ask(node.host.outside(), Transport::Tcp, at(f.pod, CONTAINER_PORT)), answer(f.outside));
+        }
+    });
+}
+
+#[test]
+fn the_pods_own_address_is_reached_as_before() {
+    case(|| {
+        let node = node(&json!({}));
+        route_back(&node.host);
+        for f in [V4, V6] {
+            let to = at(f.pod, CONTAINER_PORT);
+            assert_eq!(ask(&node.sibling, Transport::Tcp, to), answer(f.sibling));
+            assert_eq!(ask(&node.stranger, Transport::Udp, to), answer(f.stranger));
+            assert_eq!(ask(node.host.outside(), Transport::Tcp, to), answer(f.outside));
+            assert_eq!(ask(&node.host, Transport::Udp, to), answer(f.gateway));
+        }
+    });
+}
+
+/// containernetworking/plugins#1209: nobody could ask a name server elsewhere any more.
+#[test]
+fn foreign_traffic_to_the_same_port_number_passes() {
+    case(|| {
+        let ports = Transport::ALL.map(|transport| mapping(transport, 53));
+        let node = Node::new(&ports, &json!({ "ipMasq": true }), &json!({}));
+        route_back(&node.host);
+        let outside = node.host.outside();
+        let _servers: Vec<_> = [V4, V6]
+            .into_iter()
+            .flat_map(|f| {
+                [
+                    Server::start(outside, "outside", at(f.outside, 53)),
+                    Server::start(&node.stranger, "stranger", at(f.stranger, 53)),
+                    Server::start(&node.sibling, "sibling", at(f.sibling, 53)),
+                ]
+            })
+            .collect();
+        for bridge_nf in [false, true] {
+            set_bridge_nf(&node.host, bridge_nf);
+            for transport in Transport::ALL {
+                let name = |answer: Option<Answer>| answer.map(|a| a.server);
+                for f in [V4, V6] {
+                    for who in [&node.pod, &node.sibling, &node.stranger] {
+                        assert_eq!(name(ask(who, transport, at(f.outside, 53))).as_deref(), Some("outside"));
+                    }
+                    assert_eq!(name(ask(&node.host, transport, at(f.outside, 53))).as_deref(), Some("outside"));
+                    assert_eq!(name(ask(outside, transport, at(f.stranger, 53))).as_deref(), Some("stranger"));
+                    assert_eq!(name(ask(&node.pod, transport, at(f.sibling, 53))).as_deref(), Some("sibling"));
+                    assert_eq!(name(ask(outside, transport, at(f.host, 53))).as_deref(), Some(NAME));
+                }
+            }
+        }
+    });
+}
+
+/// containernetworking/plugins#222, talos#9223: the cluster's API server was not reached any more. kube-proxy in its
+/// IPVS mode gives the host the Services' addresses.
+#[test]
+fn addresses_of_services_in_ipvs_mode_are_not_caught() {
+    case(|| {
+        let host = Host::new();
+        host.outside();
+        // This kernel may have no dummies; what counts is the name.
+        host.run("ip link add kube-ipvs0 type bridge");
+        host.run("ip link set kube-ipvs0 up");
+        host.run("ip address add 10.96.0.1/32 dev kube-ipvs0");
+        host.run("ip address add fd00:96::1/128 dev kube-ipvs0 nodad");
+        let (pod, client) = (host.pod(), host.pod());
+        let network = chain(&host, &[bridge(&json!({})), portmap(&json!({}))]);
+        publish(&network, &pod, &mappings()).ok();
+        network.add(&client).ok();
+        // Services come and go all the time.
+        host.run("ip address add 10.96.0.2/32 dev kube-ipvs0");
+        host.run("ip address add fd00:96::2/128 dev kube-ipvs0 nodad");
+        let services = ["10.96.0.1", "10.96.0.2", "fd00:96::1", "fd00:96::2"];
+        let _servers: Vec<_> = services.iter().map(|ip| Server::start(&host, "service", at(ip, ANY))).collect();
+        for transport in Transport::ALL {
+            for service in services {
+                let name = |answer: Option<Answer>| answer.map(|a| a.server);
+                assert_eq!(name(ask(&client, transport, at(service, ANY))).as_deref(), Some("service"), "{service}");
+                assert_eq!(name(ask(&host, transport, at(service, ANY))).as_deref(), Some("service"), "{service}");
+            }
+        }
+        let _server = Server::start(&pod, NAME, at(V4.pod, CONTAINER_PORT));
+        assert_eq!(ask(&client, Transport::Tcp, at(V4.host, ANY)), answer(V4.gateway));
+    });
+}
+
+/// kubernetes#90259: with `route_localnet`, what listens at 127.0.0.1 is open to neighbours.
+#[test]
+fn neighbours_do_not_reach_what_listens_at_127_0_0_1() {
+    case(|| {
+        let node = node(&json!({}));
+        let _private = Server::start(&node.host, "private", at("127.0.0.1", 9999));
+        let attacker = &node.sibling;
+        attacker.enter(|| std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap());
+        attacker.run(&format!("ip route add 127.0.0.0/8 via {}", V4.gateway));
+        let outside = node.host.outside();
+        outside.run("ip link set lo down");
+        outside.run("ip address flush dev lo");
+        outside.enter(|| std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap());
+        outside.run(&format!("ip route add 127.0.0.0/8 via {}", V4.host));
+        for transport in Transport::ALL {
+            for port in [9999, ANY, LOOPBACK_ONLY] {
+                assert_eq!(ask_briefly(attacker, transport, at("127.0.0.1", port)), None, "{transport} {port}");
+                assert_eq!(ask_briefly(outside, transport, at("127.0.0.1", port)), None, "{transport} {port}");
+            }
+        }
+        // The host itself gets both.
+        assert!(ask(&node.host, Transport::Tcp, at("127.0.0.1", 9999)).is_some());
+        assert_eq!(ask(&node.host, Transport::Tcp, at("127.0.0.1", ANY)), answer(V4.gateway));
+    });
+}
+
+/// What the namespace receives on the port until the deadline: when the first came.
+fn first_received(socket: &UdpSocket) -> Option<Duration> {
+    let start = Instant::now();
+    // What came before is of no interest.
+    socket.set_nonblocking(true).unwrap();
+    while socket.recv_from(&mut [0; 8]).is_ok() {}
+    socket.set_nonblocking(false).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    socket.recv_from(&mut [0; 8]).ok().map(|_| start.elapsed())
+}
+
+/// containernetworking/plugins#1190: a sender that never pauses stayed with the pod that was gone.
+fn steady_sender(f: Family) {
+    let host = Host::new();
+    let outside = host.outside();
+    let network = chain(&host, &[bridge(&json!({})), portmap(&json!({}))]);
+    let ports = [mapping(Transport::Udp, ANY)];
+    let warm_up = host.pod();
+    network.add(&warm_up).ok();
+    let own = host.enter(|| UdpSocket::bind(at(f.host, ANY)).unwrap());
+    let stop = AtomicBool::new(false);
+    thread::scope(|s| {
+        s.spawn(|| {
+            outside.enter(|| {
+                let socket = UdpSocket::bind(at(f.outside, 5000)).unwrap();
+                while !stop.load(Ordering::Relaxed) {
+                    // Refused while nobody listens.
+                    _ = socket.send_to(b"x", at(f.host, ANY));
+                    thread::sleep(Duration::from_millis(10));
+                }
+            });
+        });
+        let wrong = panic::catch_unwind(AssertUnwindSafe(|| {
+            assert!(first_received(&own).is_some(), "before ADD, on the host");
+            for turn in ["first", "second"] {
+                let pod = host.pod();
+                publish(&network, &pod, &ports).ok();
+                let address = pod
+                    .addresses()
+                    .iter()
+                    .map(|a| ip(a.split('/').next().unwrap()))
+                    .find(|a| a.is_ipv4() == ip(f.pod).is_ipv4());
+                let inside = pod.enter(|| UdpSocket::bind((address.unwrap(), CONTAINER_PORT)).unwrap());
+                assert!(first_received(&inside).is_some(), "after the {turn} ADD, in the pod");
+                withdraw(&network, &pod, &ports).ok();
+                assert!(first_received(&own).is_some(), "after the {turn} DEL, on the host");
+            }
+        }));
+        stop.store(true, Ordering::Relaxed);
+        if let Err(cause) = wrong {
+            panic::resume_unwind(cause);
+        }
+    });
+}
+
+#[test]
+fn v4_a_steady_udp_sender_follows_the_port() {
+    case(|| steady_sender(V4));
+}
+
+#[test]
+fn v6_a_steady_udp_sender_follows_the_port() {
+    case(|| steady_sender(V6));
+}
+
+#[test]
+fn sctp_is_published_too() {
+    case(|| {
+        let port = json!({ "hostPort": 9000, "containerPort": 900, "protocol": "sctp" });
+        let node = Node::new(&[port], &json!({}), &json!({}));
+        for f in [V4, V6] {
+            let to = at(f.host, 9000);
+            let seen = |from| sctp::associate(from, to, &node.pod, at(f.pod, 900));
+            assert_eq!(seen(node.host.outside()), Some(ip(f.outside)));
+            assert_eq!(sctp::associate(&node.sibling, to, &node.pod, at(f.pod, 900)), Some(ip(f.gateway)));
+        }
+    });
+}
+
+/// A Service of these ports, as kube-proxy translates it: to the pod, with nothing else.
+fn service(host: &Host, ports: &[u16]) {
+    let rules = |ip: &str, address: &str, pod: String, port: &u16| {
+        Transport::ALL.map(|t| format!("{ip} daddr {address} {t} dport {port} dnat {ip} to {pod}:{CONTAINER_PORT}\n"))
+    };
+    let all: String = ports
+        .iter()
+        .flat_map(|port| {
+            [
+                rules("ip", "10.96.0.10", V4.pod.to_owned(), port),
+                rules("ip6", "fd00:96::10", format!("[{}]", V6.pod), port),
+            ]
+        })
+        .flatten()
+        .collect();
+    host.write(
+        "/run/test/service",
+        format!("table inet service {{\nchain in {{\ntype nat hook prerouting priority dstnat\n{all}}}\n}}"),
+    );
+    host.run("nft -f /run/test/service");
+}
+
+fn a_services_clients(port: u16) {
+    let node = node(&json!({}));
+    set_bridge_nf(&node.host, true);
+    service(&node.host, &[port]);
+    for transport in Transport::ALL {
+        for (f, address) in [(V4, "10.96.0.10"), (V6, "fd00:96::10")] {
+            assert_eq!(ask(&node.sibling, transport, at(address, port)), answer(f.sibling));
+            assert_eq!(ask(&node.stranger, transport, at(address, port)), answer(f.stranger));
+        }
+    }
+}
+
+#[test]
+fn a_services_clients_keep_their_source() {
+    case(|| a_services_clients(CONTAINER_PORT));
+}
+
+/// Ingress controllers have the ports 80 and 443 of both the host and their Service.
+#[test]
+fn clients_of_a_service_with_the_published_ports_number_keep_their_source() {
+    case(|| a_services_clients(ANY));
+}
