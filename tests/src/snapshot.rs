@@ -19,6 +19,7 @@ impl Snapshot {
         let mut lines = BTreeSet::new();
         links(host, &mut lines);
         routes(host, &mut lines);
+        qdiscs(host, &mut lines);
         nftables(host, &mut lines);
         iptables(host, &mut lines);
         for name in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
@@ -105,6 +106,16 @@ fn routes(host: &Host, lines: &mut BTreeSet<String>) {
     }
 }
 
+/// All but those that a link has by itself.
+fn qdiscs(host: &Host, lines: &mut BTreeSet<String>) {
+    for qdisc in array(host.json("tc -j qdisc show")) {
+        let (kind, device) = (text(&qdisc["kind"]), text(&qdisc["dev"]));
+        if !["noqueue", "fq_codel", "pfifo_fast", "mq"].contains(&kind.as_str()) {
+            lines.insert(format!("qdisc {device} {kind} {}", qdisc["options"]));
+        }
+    }
+}
+
 fn nftables(host: &Host, lines: &mut BTreeSet<String>) {
     for mut object in ruleset(host) {
         forget(&mut object);
@@ -142,7 +153,7 @@ fn forget(value: &mut Value) {
 
 fn iptables(host: &Host, lines: &mut BTreeSet<String>) {
     for program in ["iptables-save", "ip6tables-save"] {
-        let Ok(saved) = host.try_run(&format!("{program} -t nat")) else { continue };
+        let Ok(saved) = host.try_run(program) else { continue };
         for line in saved.lines().filter(|line| line.starts_with([':', '-'])) {
             let line = line.split(" [").next().unwrap_or(line);
             lines.insert(format!("{program} {line}"));
