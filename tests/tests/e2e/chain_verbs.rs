@@ -69,7 +69,7 @@ fn the_result_passes_through_but_for_what_a_plugin_adds() {
         let host = Host::new();
         let bridge = with(&bridge(), json!({ "dns": { "nameservers": ["192.0.2.53"], "search": ["a", "b"] } }));
         let (pod, other) = (host.pod(), host.pod());
-        let first = Chain::new(&host, vec![bridge.clone()]).add(&pod);
+        let first = Chain::new(&host, vec![bridge]).add(&pod);
         // A result of somebody else may have more than ours, and interfaces that are nobody's here.
         let foreign = with(
             &first,
