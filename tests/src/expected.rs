@@ -307,4 +307,81 @@ pub const FAILURES: &[(&str, &[&str])] = &[
     ),
     ("dies at once and undoes nothing", &["undo::sigterm_undoes_everything"]),
     ("says: operation not supported", &["vlan::without_vlan_filtering_in_the_kernel_it_is_refused_with_nothing_done"]),
+    (
+        "tuning undoes nothing when a later step, or printing, fails",
+        &[
+            "tuning_link::sigterm_at_any_moment_undoes_everything",
+            "tuning_link::whatever_fails_everything_is_as_before",
+            "tuning_mac::a_failed_add_gives_the_filter_its_address_back",
+            "tuning_sysctl::settings_for_all_links_are_set_back_on_each",
+            "tuning_verbs::an_interface_that_is_not_there_is_named",
+        ],
+    ),
+    (
+        "tuning finds bad keys while it sets the others, and names the file only",
+        &[
+            "tuning_sysctl::one_that_fails_is_named_and_the_others_are_set_back",
+            "tuning_sysctl::what_cannot_be_is_refused_before_anything_is_touched",
+        ],
+    ),
+    (
+        "a second ADD of tuning keeps the tuned values as if they were the originals",
+        &[
+            "tuning_link::a_second_add_keeps_the_originals",
+            "tuning_link::a_second_add_that_fails_keeps_what_the_first_one_kept",
+        ],
+    ),
+    (
+        "tuning's backup says neither of which link nor of which network it is",
+        &[
+            "tuning_link::a_path_that_leads_to_another_pod_by_now_changes_nothing_there",
+            "tuning_link::a_restarted_container_gets_nothing_of_its_predecessor",
+            "tuning_verbs::del_of_another_network_leaves_the_backup",
+        ],
+    ),
+    (
+        "tuning's backup stays where the namespace is gone, or where it cannot be read",
+        &["tuning_link::a_backup_that_says_nothing_is_removed", "tuning_link::without_the_namespace_nothing_is_left"],
+    ),
+    ("tuning's DEL reads the whole config", &["tuning_link::del_needs_neither_a_valid_config_nor_the_result"]),
+    (
+        "CHECK of tuning compares texts, and minds every promiscuous mode",
+        &["tuning_link::check_does_not_mind_who_else_looks", "tuning_sysctl::check_compares_what_values_mean"],
+    ),
+    ("CHECK of tuning reads what can only be written", &["tuning_sysctl::one_that_can_only_be_written_is_written"]),
+    (
+        "txQLen and the list of allowed sysctls came after 1.1.1",
+        &[
+            "tuning_link::the_queue_length_and_switching_off",
+            "tuning_sysctl::a_line_of_the_list_that_cannot_be_read_is_named",
+            "tuning_sysctl::the_list_of_allowed_ones",
+        ],
+    ),
+    ("tuning makes slashes of the dots in the name", &["tuning_sysctl::an_interface_with_a_dot_in_its_name"]),
+    (
+        "tuning panics: assignment to entry in nil map",
+        &["tuning_sysctl::args_without_a_sysctl_in_the_config", "tuning_verbs::no_config_makes_it_panic"],
+    ),
+    ("tuning changes a namesake on the host, too", &["tuning_verbs::only_the_pods_own_entry_gets_the_new_address"]),
+    (
+        "tuning of 1.1.1 has no GC and no STATUS",
+        &[
+            "tuning_verbs::gc_removes_exactly_the_stale_backups_of_its_network",
+            "tuning_verbs::status_says_why_add_could_not_work",
+        ],
+    ),
+    (
+        "the spoof filter does not know of tuning's address",
+        &[
+            "tuning_mac::in_a_chain_behind_the_spoof_filter_the_pod_talks",
+            "tuning_mac::the_filter_follows_and_goes_back",
+        ],
+    ),
+    (
+        "tuning leaves the host and IPv6 neighbours to find out by themselves",
+        &[
+            "tuning_mac::the_host_forgets_the_old_address_of_a_pod_that_says_nothing",
+            "tuning_mac::whoever_knew_the_old_address_learns_of_the_new_one_at_once",
+        ],
+    ),
 ];

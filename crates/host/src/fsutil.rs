@@ -5,6 +5,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, access};
+
 /// Makes a new file `path` with `mode` (less the umask) holding `contents`, and returns it still open.
 ///
 /// A file of that name is removed first, never written into: it may be a leftover that has another name by now.
@@ -49,6 +52,38 @@ pub fn remove(path: &Path) -> io::Result<bool> {
 /// Makes a folder and its parents, all with `mode` (less the umask).
 pub fn make_dirs(path: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(mode).create(path)
+}
+
+/// Why no file could be made in a folder.
+#[derive(Debug)]
+pub struct Unwritable {
+    /// What is wrong, and where.
+    pub reason: String,
+    /// What an operator can do, as in "remount it".
+    pub remedy: &'static str,
+}
+
+/// Whether files could be made in the folder, or, where it does not exist, in the nearest of its parents that does.
+/// Nothing is made to find out.
+pub fn writable(folder: &Path) -> Result<(), Unwritable> {
+    let there = folder.ancestors().find(|path| fs::symlink_metadata(path).is_ok()).unwrap_or_else(|| Path::new("."));
+    let shown = there.display();
+    let problem = |reason, remedy| Err(Unwritable { reason, remedy });
+    if !there.is_dir() {
+        return problem(format!("{shown} is not a folder"), "remove it");
+    }
+    if let Err(errno) = access(there, AccessFlags::W_OK | AccessFlags::X_OK) {
+        return problem(format!("{shown} is not writable: {}", errno.desc()), "remount it");
+    }
+    match statvfs(there) {
+        Ok(fs) if fs.blocks_available() == 0 && fs.blocks() > 0 => {
+            problem(format!("the file system of {shown} is full"), "free some space")
+        }
+        Ok(fs) if fs.files_available() == 0 && fs.files() > 0 => {
+            problem(format!("the file system of {shown} has no inodes left"), "remove files from it")
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

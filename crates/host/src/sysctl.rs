@@ -59,6 +59,11 @@ pub fn set(path: &str, value: &str) -> io::Result<()> {
     if get(path).is_ok_and(|present| present == value) {
         return Ok(());
     }
+    overwrite(path, value)
+}
+
+/// Sets a value even if it is set already: some settings pass it on to all links each time they are written.
+pub fn overwrite(path: &str, value: &str) -> io::Result<()> {
     std::fs::write(full(path), value).map_err(|e| failed(path, "", e))
 }
 

@@ -21,6 +21,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
+const IFLA_TXQLEN: u16 = 13;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
@@ -53,6 +54,8 @@ pub struct Link {
     pub mac: Option<Mac>,
     /// MTU in bytes.
     pub mtu: u32,
+    /// Length of the transmit queue, in packets.
+    pub tx_queue_len: u32,
     /// `IFF_*`.
     pub flags: u32,
     /// Whether it can carry packets (RFC 2863), which trails the carrier by some microseconds.
@@ -80,6 +83,12 @@ impl Link {
     #[must_use]
     pub fn is_promiscuous(&self) -> bool {
         self.flags & flag(libc::IFF_PROMISC) != 0
+    }
+
+    /// Whether an administrator had it take all multicast packets (what a bridge or a capture asks for does not show).
+    #[must_use]
+    pub fn takes_all_multicast(&self) -> bool {
+        self.flags & flag(libc::IFF_ALLMULTI) != 0
     }
 
     /// Whether it is of this kind.
@@ -241,9 +250,19 @@ pub fn set_down(socket: &mut Socket, index: u32) -> Result<()> {
     set(socket, index, LinkMessageBuilder::down)
 }
 
-/// Puts a link into promiscuous mode.
-pub fn set_promiscuous(socket: &mut Socket, index: u32) -> Result<()> {
-    set(socket, index, |m| m.promiscuous(true))
+/// Puts a link into promiscuous mode, or ends what an administrator asked for (a packet capture keeps its own).
+pub fn set_promiscuous(socket: &mut Socket, index: u32, on: bool) -> Result<()> {
+    set(socket, index, |m| m.promiscuous(on))
+}
+
+/// Lets a link take all multicast packets, or ends it.
+pub fn set_all_multicast(socket: &mut Socket, index: u32, on: bool) -> Result<()> {
+    set(socket, index, |m| m.allmulticast(on))
+}
+
+/// Sets the length of the transmit queue, in packets.
+pub fn set_tx_queue_len(socket: &mut Socket, index: u32, packets: u32) -> Result<()> {
+    set(socket, index, |m| m.txqueuelen(packets))
 }
 
 /// Sets the MTU, in bytes.
@@ -351,6 +370,7 @@ pub(crate) fn read(message: &Message<'_>) -> Option<Link> {
         kind: None,
         mac: None,
         mtu: 0,
+        tx_queue_len: 0,
         flags: u32_ne(&head[8..])?,
         is_operational: false,
         master: None,
@@ -364,6 +384,7 @@ pub(crate) fn read(message: &Message<'_>) -> Option<Link> {
             IFLA_ADDRESS => link.mac = value.try_into().ok(),
             IFLA_IFNAME => link.name = crate::wire::text(value),
             IFLA_MTU => link.mtu = u32_ne(value)?,
+            IFLA_TXQLEN => link.tx_queue_len = u32_ne(value)?,
             IFLA_LINK => link.peer = u32_ne(value),
             IFLA_MASTER => link.master = u32_ne(value).filter(|m| *m != 0),
             IFLA_OPERSTATE => link.is_operational = value.first() == Some(&IF_OPER_UP),

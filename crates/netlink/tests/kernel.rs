@@ -116,6 +116,30 @@ fn a_bridge_is_as_asked_for_and_keeps_its_address() {
 }
 
 #[test]
+fn attributes_of_a_link_are_set_and_read() {
+    in_namespace(|| {
+        let mut socket = Socket::open(Protocol::Route).unwrap();
+        link::create_bridge(&mut socket, &NewBridge { name: "br0", mac: BRIDGE_MAC, mtu: None, vlan_filtering: false })
+            .unwrap();
+        let index = link::by_name(&mut socket, "br0").unwrap().unwrap().index;
+        for on in [true, false] {
+            link::set_promiscuous(&mut socket, index, on).unwrap();
+            link::set_all_multicast(&mut socket, index, on).unwrap();
+            link::set_tx_queue_len(&mut socket, index, 70 + u32::from(on)).unwrap();
+            let ours = link::by_index(&mut socket, index).unwrap().unwrap();
+            assert_eq!((ours.is_promiscuous(), ours.takes_all_multicast()), (on, on));
+            let seen = &json("ip", &["-j", "link", "show", "br0"])[0];
+            let has = |flag: &str| seen["flags"].as_array().unwrap().contains(&flag.into());
+            assert_eq!((has("PROMISC"), has("ALLMULTI")), (on, on));
+            assert_eq!(
+                (u64::from(ours.tx_queue_len), seen["txqlen"].as_u64()),
+                (70 + u64::from(on), Some(70 + u64::from(on)))
+            );
+        }
+    });
+}
+
+#[test]
 fn a_pair_is_made_with_both_ends_in_place() {
     in_namespace(|| {
         let mut socket = Socket::open(Protocol::Route).unwrap();

@@ -2,12 +2,11 @@
 //!
 //! A full pool is no failure: a node with all its pods running would be emptied for it.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::Path;
 
 use cni::{Call, Error, code};
-use nix::sys::statvfs::statvfs;
-use nix::unistd::{AccessFlags, access};
+use host::fsutil::{self, Unwritable};
 
 use crate::config::Plan;
 use crate::store::Store;
@@ -37,35 +36,17 @@ fn probe(store: &Store) -> Result<(), (String, String)> {
     }
 }
 
-/// Whether files can be made in the folder, or, where it does not exist, in the nearest of its parents that does.
 fn writable(folder: &Path) -> Result<(), (String, String)> {
-    let there = folder.ancestors().find(|path| fs::symlink_metadata(path).is_ok()).unwrap_or_else(|| Path::new("."));
-    let shown = there.display();
-    let problem = |what: String, advice: &str| {
-        Err((format!("no address can be reserved in {}: {what}", folder.display()), advice.to_owned()))
-    };
-    if !there.is_dir() {
-        return problem(format!("{shown} is not a folder"), "remove it, or set another ipam.dataDir");
-    }
-    if let Err(errno) = access(there, AccessFlags::W_OK | AccessFlags::X_OK) {
-        return problem(
-            format!("{shown} is not writable: {}", errno.desc()),
-            "remount it, or set another ipam.dataDir",
-        );
-    }
-    match statvfs(there) {
-        Ok(fs) if fs.blocks_available() == 0 && fs.blocks() > 0 => {
-            problem(format!("the file system of {shown} is full"), "free some space")
-        }
-        Ok(fs) if fs.files_available() == 0 && fs.files() > 0 => {
-            problem(format!("the file system of {shown} has no inodes left"), "remove files from it")
-        }
-        _ => Ok(()),
-    }
+    fsutil::writable(folder).map_err(|Unwritable { reason, remedy }| {
+        let what = format!("no address can be reserved in {}: {reason}", folder.display());
+        (what, format!("{remedy}, or set another ipam.dataDir"))
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

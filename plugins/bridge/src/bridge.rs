@@ -161,7 +161,7 @@ fn reconcile(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, link: &Link) ->
         }
     }
     if plan.promiscuous && !link.is_promiscuous() {
-        link::set_promiscuous(socket, link.index).map_err(|e| failed(name, &e))?;
+        link::set_promiscuous(socket, link.index, true).map_err(|e| failed(name, &e))?;
     }
     if !link.is_up() {
         link::set_up(socket, link.index).map_err(|e| failed(name, &e))?;

@@ -166,10 +166,12 @@ fn check_mtu(host: &mut Socket, plan: &Plan, port: &Link, pod: &Link) -> Result<
     // "auto" is compared with nothing: the default route may lead elsewhere by now, and the pod still works.
     let Mtu::Bytes(mtu) = plan.mtu else { return Ok(()) };
     let bridge = bridge::get(host, &plan.bridge)?;
-    for link in [port, pod] {
-        if link.mtu != mtu {
-            return Err(differs(&format!("\"{}\"", link.name), &format!("MTU {}", link.mtu), &mtu.to_string()));
-        }
+    if port.mtu != mtu {
+        return Err(differs(&format!("\"{}\"", port.name), &format!("MTU {}", port.mtu), &mtu.to_string()));
+    }
+    // A later plugin of the chain (tuning) may have made it smaller, with which the pod still works.
+    if pod.mtu > mtu {
+        return Err(differs(&format!("\"{}\"", pod.name), &format!("MTU {}", pod.mtu), &format!("{mtu} at most")));
     }
     match bridge {
         // Smaller is right while pods with a smaller MTU are on it; larger, and what the host sends gets lost.

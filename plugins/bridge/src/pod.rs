@@ -112,22 +112,12 @@ pub(crate) fn settle(netns: &NetNs, pod: &mut Socket, veth: &Veth) -> Result<(),
     })
 }
 
-/// Lets the link announce all its addresses (gratuitous ARP, unsolicited neighbour advertisements): whoever knew an
-/// earlier owner of an address learns of the new one at once, instead of after 10-40 s.
-///
-/// The kernel sends them itself when a link is given its (same) address again. A packet socket could do it too, but
-/// closing one waits for a grace period of several milliseconds.
+/// Lets the link announce all its addresses.
 ///
 /// Its settings for this (which stay: it announces itself again whenever its address is set) come only now: a link that
 /// announces itself while it is set up floods all ports with what nobody can answer yet.
 pub(crate) fn announce(pod: &mut Socket, settings: Option<&Dir>, veth: &Veth, ifname: &str) -> Result<(), Error> {
-    if let Some(settings) = settings {
-        let _ = settings.overwrite(&format!("{ifname}/ndisc_notify"), "1");
-    }
-    let mut request = Request::new();
-    link::push_arp_notify(&mut request, veth.pod);
-    link::push_mac(&mut request, veth.pod, veth.pod_mac);
-    pod.transact(&request, |_| ())
+    host::announce::set_mac(pod, settings, veth.pod, ifname, veth.pod_mac)
         .map_err(|e| Error::internal(format!("failed to announce the container's addresses: {e}")))
 }
 

@@ -199,7 +199,7 @@ fn notices_a_changed_port() {
             "isolat|found|expected",
         );
         let mtu = with(&config::bridge(), json!({ "mtu": 1400 }));
-        notices(&mtu, |_, pod, _| _ = pod.run("ip link set eth0 mtu 1300"), "mtu|1300|1400");
+        notices(&mtu, |_, pod, _| _ = pod.run("ip link set eth0 mtu 1450"), "mtu|1450|1400");
     });
 }
 

@@ -194,12 +194,7 @@ fn firewall_isolated_whatever_is_missing() {
 
 #[test]
 fn tuning_with_the_result() {
-    case(|| matrix(&attributes_alone(), &[Namespace::Alive], &[Previous::There], &[true]));
-}
-
-/// The reference does not restore sysctls.
-fn attributes_alone() -> Value {
-    with(&tuning(), json!({ "sysctl": null }))
+    case(|| matrix(&tuning(), &[Namespace::Alive], &[Previous::There], &[true]));
 }
 
 #[test]

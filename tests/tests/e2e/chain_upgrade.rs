@@ -96,7 +96,7 @@ fn tuning_is_removed_without_the_namespace() {
 fn what_the_references_tuning_changed_is_put_back() {
     case(|| {
         let host = Host::new();
-        let plugin = with(&tuning(), json!({ "sysctl": null }));
+        let plugin = tuning();
         let pod = host.pod();
         let first = Chain::new(&host, vec![bridge()]).add(&pod);
         let before = attributes(&pod);

@@ -124,6 +124,7 @@ examples! {
     static_addresses: "40-static.conflist",
     macspoofchk: "50-macspoofchk.conflist",
     isolation: "51-isolation.conflist",
+    tuning: "60-tuning.conflist",
     podman: "87-podman.conflist",
     loopback: "99-loopback.conflist",
 }

@@ -1,0 +1,141 @@
+//! ADD: one transaction. Whatever fails, all that this call changed is what it was.
+
+use cni::{AddResult, Call, Error};
+use host::netns::NetNs;
+use host::undo::Undo;
+use netlink::Socket;
+use netlink::link::{self, Link};
+
+use crate::attributes::Attributes;
+use crate::backup::{LinkId, Record, Store};
+use crate::config::Plan;
+use crate::pod::Pod;
+use crate::{allowlist, sysctl};
+
+/// The least that IPv6 needs of a link, in bytes (RFC 8200, section 5).
+const IPV6_MIN_MTU: u32 = 1280;
+
+pub(crate) fn add(call: &Call) -> Result<(), Error> {
+    if host::stdio::stdout_was_closed() {
+        return Err(Error::new(cni::code::IO_FAILURE, host::stdio::NO_STDOUT));
+    }
+    let plan = Plan::new(call)?;
+    allowlist::check(&plan.sysctls)?;
+    let previous = required_result(call)?;
+    let attachment = call.attachment();
+    let netns = NetNs::open(&call.env.netns).map_err(|e| Error::internal(e.to_string()))?;
+    let pod = Pod { netns: &netns, attachment: &attachment, result: Some(&previous) };
+    let link = if plan.attributes.is_empty() { None } else { Some(pod.find()?) };
+
+    let mut result = previous.clone();
+    let mut undo = Undo::new();
+    if !plan.sysctls.is_empty() {
+        sysctl::apply(&netns, &plan.sysctls, &mut undo)?;
+        step()?;
+    }
+    if let Some((mut socket, link)) = link {
+        warn_of_small_mtu(&plan, &previous);
+        back_up(call, &plan, pod, &link, &mut undo)?;
+        step()?;
+        set(pod, &mut socket, link, &plan.attributes, &mut undo)?;
+        if let Some(mac) = plan.attributes.mac {
+            tell(&mut result, call, &netns, &host::mac::format(mac));
+        }
+    }
+    step()?;
+    call.reply(&result)?;
+    undo.disarm();
+    Ok(())
+}
+
+/// The result of the plugins before, without which there is nothing to tune.
+pub(crate) fn required_result(call: &Call) -> Result<AddResult, Error> {
+    call.prev_result()?.ok_or_else(|| {
+        Error::internal("Required prevResult missing").with_details(
+            "tuning changes an interface that another plugin has made: it belongs into a list, behind that plugin",
+        )
+    })
+}
+
+/// Between two steps: whether a signal asks to end.
+fn step() -> Result<(), Error> {
+    host::signal::pending().map_or(Ok(()), |signal| {
+        Err(Error::new(cni::code::TRY_AGAIN, format!("interrupted by {signal}; what this call had changed is undone")))
+    })
+}
+
+fn warn_of_small_mtu(plan: &Plan, previous: &AddResult) {
+    if plan.attributes.mtu.is_some_and(|mtu| mtu < IPV6_MIN_MTU) && previous.ips.iter().any(|ip| !ip.address.is_ipv4())
+    {
+        host::syslog::warn(
+            "tuning",
+            format_args!("an MTU below {IPV6_MIN_MTU} makes the kernel take IPv6 away from the interface"),
+        );
+    }
+}
+
+/// Keeps what the link is before it is changed. What an earlier ADD of the same link has kept, stays: the link is
+/// tuned by now.
+fn back_up<'a>(call: &Call, plan: &Plan, pod: Pod<'a>, link: &Link, undo: &mut Undo<'a>) -> Result<(), Error> {
+    let store = Store::new(plan.data_dir.clone());
+    let before = store.snapshot(pod.attachment);
+    let id = LinkId::new(pod.netns, link.index);
+    let present = Attributes::of(link).only(&plan.attributes);
+    let originals = match store.find(pod.attachment).of_earlier_add(&id) {
+        Some(kept) => kept.or(&present),
+        None => present,
+    };
+    let record = Record::new(pod.attachment, &call.env.netns, id, originals);
+    let folder = plan.data_dir.clone();
+    undo.push("the backup", move || Store::new(folder).put_back(pod.attachment, &before));
+    store.save(&record).map_err(|error| {
+        Error::internal(format!(
+            "failed to keep what \"{}\" was before in {}: {error}",
+            pod.attachment.ifname,
+            store.folder().display()
+        ))
+        .with_details("without it DEL could not restore the interface; set another dataDir")
+    })
+}
+
+fn set<'a>(
+    pod: Pod<'a>,
+    socket: &mut Socket,
+    link: Link,
+    wanted: &Attributes,
+    undo: &mut Undo<'a>,
+) -> Result<(), Error> {
+    let present = Attributes::of(&link).only(wanted);
+    let index = link.index;
+    undo.push("the interface", move || {
+        let (mut socket, _) = pod.look().map_err(|e| e.to_string())?;
+        // As it is by now: what follows a changed address goes by it.
+        let link = link::by_index(&mut socket, index).map_err(|e| e.to_string())?.ok_or("it is gone")?;
+        match pod.restore(&mut socket, &link, &present).join("; ") {
+            failures if failures.is_empty() => Ok(()),
+            failures => Err(failures),
+        }
+    });
+    for attribute in wanted.list() {
+        pod.set(socket, &link, attribute)
+            .map_err(|e| Error::internal(format!("failed to set {attribute} of \"{}\": {e}", link.name)))?;
+        step()?;
+    }
+    Ok(())
+}
+
+/// Puts the new address into the result, for the plugins and runtimes that go by it.
+///
+/// The reference changes every entry of the name. A link on the host may have it as well, so that only entries of this
+/// sandbox are changed, if there are any.
+fn tell(result: &mut AddResult, call: &Call, netns: &NetNs, mac: &str) {
+    let is_here = |sandbox: &str| {
+        sandbox == call.env.netns || !sandbox.is_empty() && NetNs::open(sandbox).is_ok_and(|ns| ns.is(netns))
+    };
+    let named: Vec<usize> =
+        (0..result.interfaces.len()).filter(|i| result.interfaces[*i].name == call.env.ifname).collect();
+    let here: Vec<usize> = named.iter().copied().filter(|i| is_here(&result.interfaces[*i].sandbox)).collect();
+    for index in if here.is_empty() { named } else { here } {
+        mac.clone_into(&mut result.interfaces[index].mac);
+    }
+}

@@ -1,0 +1,244 @@
+//! tuning: what is the same for all that it can set: prevResult, versions, GC, STATUS.
+
+use serde_json::{Value, json};
+use tests::{Host, Place, Pod, case, config::with, settings::versions};
+
+use crate::tuning_link::{linked, tuning, without_dns};
+
+const FOLDER: &str = "/run/cni/tuning";
+
+fn newest(patch: Value) -> Value {
+    with(&with(&tuning(), json!({ "cniVersion": "1.1.0" })), patch)
+}
+
+fn backups(host: &Host) -> Vec<String> {
+    host.files(FOLDER).into_iter().filter(|name| !name.starts_with('.')).collect()
+}
+
+#[test]
+fn without_anything_to_do_the_result_passes_through() {
+    case(|| {
+        let host = Host::new();
+        let (pod, previous) = linked(&host);
+        let result = host.plugin("tuning").pod(&pod).config_with(&tuning(), &previous).add().result();
+        assert_eq!(without_dns(result), previous);
+        host.plugin("tuning").pod(&pod).config_with(&tuning(), &previous).check().ok();
+        host.plugin("tuning").pod(&pod).config_with(&tuning(), &previous).del().ok();
+        assert!(host.files("/run/cni").is_empty());
+    });
+}
+
+#[test]
+fn the_result_keeps_its_shape_in_each_version() {
+    case(|| {
+        let host = Host::new();
+        let (pod, previous) = linked(&host);
+        for version in versions().iter().copied() {
+            let previous = if version < "0.3.0" {
+                json!({ "cniVersion": version, "ip4": { "ip": "10.22.0.2/24" } })
+            } else {
+                let ip = if version < "1.0.0" { json!({ "version": "4" }) } else { json!({}) };
+                let ip = with(&ip, json!({ "interface": 1, "address": "10.22.0.2/24" }));
+                with(&previous, json!({ "cniVersion": version, "ips": [ip] }))
+            };
+            let config = with(&tuning(), json!({ "cniVersion": version, "mac": "02:aa:bb:cc:dd:02", "mtu": 1390 }));
+            let result = host.plugin("tuning").pod(&pod).config_with(&config, &previous).add().result();
+            let mut expected = previous.clone();
+            if version >= "0.3.0" {
+                expected["interfaces"][1]["mac"] = json!("02:aa:bb:cc:dd:02");
+            }
+            assert_eq!(without_dns(result.clone()), expected);
+            if version >= "0.4.0" {
+                host.plugin("tuning").pod(&pod).config_with(&config, &result).check().ok();
+            }
+            host.plugin("tuning").pod(&pod).config_with(&config, &result).del().ok();
+        }
+    });
+}
+
+#[test]
+fn a_result_is_required() {
+    case(|| {
+        let host = Host::new();
+        let (pod, _) = linked(&host);
+        let config = with(&tuning(), json!({ "mtu": 1400, "sysctl": { "net.core.somaxconn": "99" } }));
+        let call = || host.plugin("tuning").pod(&pod);
+        for config in [
+            config.clone(),
+            with(&config, json!({ "prevResult": {} }))
+                .as_object()
+                .map(|keys| {
+                    let mut keys = keys.clone();
+                    keys["prevResult"] = Value::Null;
+                    Value::Object(keys)
+                })
+                .unwrap(),
+        ] {
+            call().config(&config).add().failure().is(999, "Required prevResult missing");
+            call().config(&config).check().failure().is(999, "Required prevResult missing");
+        }
+        assert_eq!(pod.interface()["mtu"], 1500);
+        call().config(&config).del().ok();
+    });
+}
+
+#[test]
+fn only_the_pods_own_entry_gets_the_new_address() {
+    case(|| {
+        let host = Host::new();
+        let (pod, previous) = linked(&host);
+        let config = with(&tuning(), json!({ "mac": "02:aa:bb:cc:dd:02" }));
+        let mut with_namesakes = previous.clone();
+        let entries = with_namesakes["interfaces"].as_array_mut().unwrap();
+        entries.push(json!({ "name": "eth0", "mac": "02:00:00:00:00:0a" }));
+        let result = host.plugin("tuning").pod(&pod).config_with(&config, &with_namesakes).add().result();
+        let macs: Vec<&str> =
+            result["interfaces"].as_array().unwrap().iter().map(|i| i["mac"].as_str().unwrap()).collect();
+        assert_eq!(macs[1..], ["02:aa:bb:cc:dd:02", "02:00:00:00:00:0a"]);
+        // A plugin that says nothing of sandboxes.
+        let mut bare = previous.clone();
+        bare["interfaces"] = json!([{ "name": "eth0", "mac": "02:00:00:00:00:0b" }, { "name": "eth1" }]);
+        bare["ips"] = json!([]);
+        let result = host.plugin("tuning").pod(&pod).config_with(&config, &bare).add().result();
+        assert_eq!(result["interfaces"][0]["mac"], "02:aa:bb:cc:dd:02");
+    });
+}
+
+#[test]
+fn an_interface_that_is_not_there_is_named() {
+    case(|| {
+        let host = Host::new();
+        let (pod, previous) = linked(&host);
+        let config = with(&tuning(), json!({ "mtu": 1400, "sysctl": { "net.core.somaxconn": "99" } }));
+        let before = pod.read("/proc/sys/net/core/somaxconn");
+        let call = || host.plugin("tuning").pod(&pod).ifname("net7").config_with(&config, &previous);
+        call().add().failure().is(999, "net7");
+        assert_eq!(pod.read("/proc/sys/net/core/somaxconn"), before);
+        assert!(backups(&host).is_empty());
+    });
+}
+
+fn gc(host: &Host, config: &Value, valid: &[&Pod]) -> String {
+    let valid: Value = valid.iter().map(|pod| json!({ "containerID": pod.id, "ifname": pod.ifname })).collect();
+    let config = with(config, json!({ "cni.dev/valid-attachments": valid }));
+    let reply = host.plugin("tuning").verb("GC").id("").netns("").ifname("").config(&config).run();
+    assert_eq!(reply.ok().stdout, "");
+    reply.stderr
+}
+
+#[test]
+fn gc_removes_exactly_the_stale_backups_of_its_network() {
+    case(|| {
+        let host = Host::new();
+        let config = newest(json!({ "mtu": 1400 }));
+        let other = with(&config, json!({ "name": "other" }));
+        let pods: Vec<_> = (0..4).map(|_| linked(&host)).collect();
+        for (index, (pod, previous)) in pods.iter().enumerate() {
+            let config = if index == 3 { &other } else { &config };
+            let previous = with(previous, json!({ "cniVersion": "1.1.0" }));
+            host.plugin("tuning").pod(pod).config_with(config, &previous).add().ok();
+        }
+        let name = |index: usize| format!("{}_eth0.json", pods[index].0.id);
+        host.write(&format!("{FOLDER}/somebody_eth0.json"), "{}");
+        // Without a list nothing is known to be stale.
+        host.plugin("tuning").verb("GC").id("").netns("").ifname("").config(&config).run().ok();
+        assert_eq!(backups(&host).len(), 5);
+        // Its interface is still up: somebody may want to know.
+        let said = gc(&host, &config, &[&pods[0].0]);
+        assert!(
+            said.contains(&pods[1].0.id) && said.contains(&pods[2].0.id) && !said.contains(&pods[0].0.id),
+            "{said}"
+        );
+        assert_eq!(backups(&host), [name(0), name(3), "somebody_eth0.json".to_owned()]);
+        pods[0].0.run("ip link delete eth0");
+        assert_eq!(gc(&host, &config, &[]), "");
+        assert_eq!(backups(&host), [name(3), "somebody_eth0.json".to_owned()]);
+        // What is gone cannot be restored, and need not.
+        host.plugin("tuning").pod(&pods[1].0).config(&config).del().ok();
+        gc(&host, &other, &[]);
+        assert_eq!(host.files(&format!("{FOLDER}/.oxbridge")), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn del_of_another_network_leaves_the_backup() {
+    case(|| {
+        let host = Host::new();
+        let (pod, previous) = linked(&host);
+        let config = with(&tuning(), json!({ "mtu": 1400 }));
+        host.plugin("tuning").pod(&pod).config_with(&config, &previous).add().ok();
+        let other = with(&config, json!({ "name": "other" }));
+        host.plugin("tuning").pod(&pod).config_with(&other, &previous).del().ok();
+        assert_eq!(pod.interface()["mtu"], 1400);
+        assert_eq!(backups(&host).len(), 1);
+        host.plugin("tuning").pod(&pod).config_with(&config, &previous).del().ok();
+        assert_eq!(pod.interface()["mtu"], 1500);
+        assert!(backups(&host).is_empty());
+    });
+}
+
+#[test]
+fn status_says_why_add_could_not_work() {
+    case(|| {
+        let host = Host::new();
+        let status = |patch: Value| {
+            host.plugin("tuning").verb("STATUS").id("").netns("").ifname("").config(&newest(patch)).run()
+        };
+        status(json!({})).ok();
+        status(json!({ "mtu": 1400, "sysctl": { "net.core.somaxconn": "99" } })).ok();
+        assert!(host.files("/run/cni").is_empty(), "to look makes nothing");
+        status(json!({ "mtu": -1 })).failure().is(50, "mtu");
+        status(json!({ "mac": "x" })).failure().is(50, "x");
+        host.write("/run/test/file", "");
+        status(json!({ "mtu": 1400, "dataDir": "/run/test/file/x" })).failure().is(50, "/run/test/file|dataDir");
+        status(json!({ "capabilities": { "mac": true }, "dataDir": "/run/test/file" }))
+            .failure()
+            .is(50, "not a folder");
+        // Sysctls keep nothing.
+        status(json!({ "sysctl": { "net.core.somaxconn": "99" }, "dataDir": "/run/test/file" })).ok();
+        host.run("mount -t tmpfs tmpfs /etc");
+        host.write("/etc/cni/tuning/allowlist.conf", "^net.core.somaxconn$\n");
+        status(json!({ "sysctl": { "net.core.somaxconn": "99" } })).ok();
+        status(json!({ "sysctl": { "net.ipv4.ip_forward": "1" } })).failure().is(50, "not allowed|allowlist.conf");
+        host.run("rm /etc/cni/tuning/allowlist.conf");
+        host.run("mkdir /etc/cni/tuning/allowlist.conf");
+        status(json!({ "sysctl": { "net.core.somaxconn": "99" } })).failure().is(50, "allowlist.conf");
+    });
+}
+
+#[test]
+fn no_config_makes_it_panic() {
+    case(|| {
+        let host = Host::new();
+        let (pod, previous) = linked(&host);
+        let base = with(&tuning(), json!({ "prevResult": previous })).to_string();
+        let base = base.strip_suffix('}').unwrap();
+        let values =
+            ["null", "{}", "[]", "5", "-1", "1.5", "true", "\"\"", "\"x\"", "99999999999999999999", "{\"a\":null}"];
+        let keys = [
+            "sysctl",
+            "mac",
+            "mtu",
+            "promisc",
+            "allmulti",
+            "txQLen",
+            "dataDir",
+            "args",
+            "runtimeConfig",
+            "capabilities",
+        ];
+        for value in values {
+            let members = keys.map(|key| format!("\"{key}\":{value}"));
+            let nested = ["sysctl", "mac", "mtu", "promisc", "allmulti", "txQLen"]
+                .map(|key| format!("\"args\":{{\"cni\":{{\"{key}\":{value}}}}}"));
+            for member in members.iter().chain(&nested) {
+                let stdin = format!("{base},{member}}}");
+                for verb in ["ADD", "CHECK", "DEL"] {
+                    let reply = host.plugin("tuning").pod(&pod).stdin(stdin.clone()).verb(verb).run();
+                    assert!(matches!(reply.status.code(), Some(0 | 1)), "{verb} {member}: {reply}");
+                    assert!(!reply.stderr.contains("panic"), "{verb} {member}: {reply}");
+                }
+            }
+        }
+    });
+}
