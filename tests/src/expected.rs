@@ -348,6 +348,7 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         "CHECK of tuning compares texts, and minds every promiscuous mode",
         &["tuning_link::check_does_not_mind_who_else_looks", "tuning_sysctl::check_compares_what_values_mean"],
     ),
+    ("CHECK of tuning looks for an interface of the name IFNAME", &["examples::tuning"]),
     ("CHECK of tuning reads what can only be written", &["tuning_sysctl::one_that_can_only_be_written_is_written"]),
     (
         "txQLen and the list of allowed sysctls came after 1.1.1",

@@ -96,7 +96,7 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    /// Whether there is nothing to restore and nothing to remove.
+    /// Whether nothing is kept.
     pub(crate) fn is_nothing(&self) -> bool {
         *self == Self::default()
     }

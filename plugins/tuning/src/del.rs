@@ -13,7 +13,7 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
     let attachment = call.attachment();
     let store = Store::new(config::data_dir(call));
     let found = store.find(&attachment);
-    if found.is_nothing() || found.is_anothers(&attachment) {
+    if found.is_anothers(&attachment) {
         return Ok(());
     }
     for failure in found.undecodable.iter().cloned().chain(restore(call, &attachment, &found)) {
@@ -27,6 +27,9 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
 
 /// Restores the link that the backup is of. Returns what could not be restored.
 fn restore(call: &Call, attachment: &Attachment, found: &Found) -> Vec<String> {
+    if found.is_nothing() {
+        return Vec::new();
+    }
     // Gone, or never given.
     let Ok(netns) = NetNs::open(&call.env.netns) else { return Vec::new() };
     // Paths are reused: the host's own links are nobody's interfaces.

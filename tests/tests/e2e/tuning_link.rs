@@ -82,7 +82,7 @@ fn they_are_set_and_restored() {
         let before = state(&pod);
         let result = call(&host, &pod, &previous, &all()).add().result();
         assert_eq!(state(&pod), (MAC.to_owned(), 1400, true, true, before.4));
-        let mut expected = previous.clone();
+        let mut expected = previous;
         expected["interfaces"][1]["mac"] = json!(MAC);
         assert_eq!(without_dns(result.clone()), expected);
         call(&host, &pod, &result, &all()).check().ok();
@@ -377,6 +377,35 @@ fn sigterm_at_any_moment_undoes_everything() {
             assert!(backups(&host).is_empty(), "at {moment}");
         }
         assert!(interrupted > 10, "{interrupted}");
+    });
+}
+
+#[test]
+fn killed_at_any_moment_del_restores_and_add_works() {
+    case(|| {
+        let host = Host::new();
+        if host.try_run("strace -V").is_err() {
+            tests::skip("there is no strace");
+        }
+        let (pod, previous) = linked(&host);
+        let before = state(&pod);
+        let mut killed = 0;
+        for moment in 1.. {
+            let inject = format!("inject=sendto,openat,rename:signal=KILL:when={moment}");
+            let strace = ["strace", "-qq", "-e", "trace=sendto,openat,rename", "-e", &inject, "-o", "/dev/null"];
+            let reply = call(&host, &pod, &previous, &all()).under(&strace).add();
+            call(&host, &pod, &previous, &all()).del().ok();
+            assert_eq!(state(&pod), before, "at {moment}");
+            let left = [host.files(&format!("{FOLDER}/.oxbridge")), backups(&host)].concat();
+            assert!(left.is_empty(), "at {moment}: {left:?}");
+            call(&host, &pod, &previous, &all()).add().ok();
+            call(&host, &pod, &previous, &all()).del().ok();
+            if reply.status.success() {
+                break;
+            }
+            killed = moment;
+        }
+        assert!(killed > 5, "{killed}");
     });
 }
 

@@ -96,7 +96,7 @@ fn only_the_pods_own_entry_gets_the_new_address() {
             result["interfaces"].as_array().unwrap().iter().map(|i| i["mac"].as_str().unwrap()).collect();
         assert_eq!(macs[1..], ["02:aa:bb:cc:dd:02", "02:00:00:00:00:0a"]);
         // A plugin that says nothing of sandboxes.
-        let mut bare = previous.clone();
+        let mut bare = previous;
         bare["interfaces"] = json!([{ "name": "eth0", "mac": "02:00:00:00:00:0b" }, { "name": "eth1" }]);
         bare["ips"] = json!([]);
         let result = host.plugin("tuning").pod(&pod).config_with(&config, &bare).add().result();
