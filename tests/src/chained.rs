@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    Call, Host, Place, Pod, Reply,
+    Call, Host, Pod, Reply,
     config::{self, with},
 };
 
