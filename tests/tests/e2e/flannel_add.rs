@@ -1,5 +1,7 @@
 //! flannel: what the delegate is told, and that an ADD that fails leaves nothing.
 
+use std::thread;
+
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tests::{
@@ -293,5 +295,49 @@ fn what_a_delegate_cannot_take_back_is_remembered() {
         host.plugin("flannel").pod(&pod).config(&fake()).env("CNI_PATH", &path()).del().ok();
         assert_eq!(host.read("/run/test/calls").unwrap(), format!("DEL {} eth0", pod.id));
         assert!(host.files(OWN).is_empty());
+    });
+}
+
+#[test]
+fn killed_while_the_delegate_works_del_still_knows_what_to_ask() {
+    case(|| {
+        let host = node(LEASE4);
+        // It goes on by itself.
+        script(&host, "fake", &format!("[ $CNI_COMMAND = DEL ] || {{ : >/run/test/began; sleep 0.3; }}\n{RECORDER}"));
+        let pod = host.pod();
+        let config = with(&fake(), json!({ "delegate": { "marker": "mine" } }));
+        let call = host.plugin("flannel").pod(&pod).config(&config).env("CNI_PATH", &path());
+        let reply = call.signal(Signal::SIGKILL, || host.exists("/run/test/began")).add();
+        assert!(reply.status.code().is_none() && reply.stdout.is_empty(), "{reply}");
+        assert!(!host.exists("/run/test/calls"), "killed too late");
+        host.run(&format!("rm {SUBNET_ENV}"));
+        host.plugin("flannel").pod(&pod).config(&fake()).env("CNI_PATH", &path()).del().ok();
+        assert!(host.read("/run/test/stdin.DEL").unwrap().contains("\"marker\":\"mine\""));
+        assert!(host.files(OWN).is_empty());
+    });
+}
+
+#[test]
+fn many_at_once_do_not_disturb_each_other() {
+    case(|| {
+        let host = node(LEASE46);
+        let before = warm_up(&host, &config());
+        let pods: Vec<Pod> = (0..8).map(|_| host.pod()).collect();
+        let all = |verb: &'static str| {
+            thread::scope(|s| {
+                let calls: Vec<_> = (pods.iter())
+                    .map(|pod| {
+                        let call = host.plugin("flannel").verb(verb).pod(pod).config(&config());
+                        s.spawn(move || call.run())
+                    })
+                    .collect();
+                calls.into_iter().for_each(|call| _ = call.join().unwrap().ok());
+            });
+        };
+        all("ADD");
+        assert_eq!(host.files(OWN).len(), 8);
+        assert_reaches(&pods[0], &pods[7].addresses()[0].replace("/24", ""));
+        all("DEL");
+        host.assert_as(&before);
     });
 }
