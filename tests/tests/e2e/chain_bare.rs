@@ -69,6 +69,7 @@ fn add_check_del_and_gc_need_no_program() {
             let pod = host.pod();
             let result = add(&host, &pod);
             learn_addresses(&host);
+            assert_reaches(&pod, config::GATEWAY4);
             for_each_backwards(&host, |call, plugin| _ = call.pod(&pod).config_with(plugin, &result).del().ok());
         }
         let before = host.snapshot();
