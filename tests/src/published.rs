@@ -1,15 +1,11 @@
 //! A node with published ports: a pod that serves, and everyone who may want something of it.
 
-use std::{
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
-    time::Duration,
-};
+use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
 
 use crate::{
-    Host, NetNs, Network, Place, Pod, Reply,
-    chained::HOST_PORT,
+    Host, Network, Place, Pod, Reply,
     config::{self, with},
     traffic::{
         Server, Transport,
@@ -164,26 +160,6 @@ impl Node {
     pub fn withdraw(&self) {
         withdraw(&chain(&self.host, &self.plugins), &self.pod, &self.mappings).ok();
     }
-}
-
-/// Packets for the published ports at each of the host's addresses: rules may learn from them which these are, and
-/// keep that when the pod has gone.
-pub fn learn_addresses(host: &Host) {
-    let knock = |place: &NetNs, address: &str| {
-        place.enter(|| {
-            let socket = UdpSocket::bind((if address.contains(':') { "::" } else { "0.0.0.0" }, 0)).unwrap();
-            for port in [HOST_PORT, 8053] {
-                _ = socket.send_to(b"?", at(address, port));
-            }
-            // Nobody has to answer.
-            _ = TcpStream::connect_timeout(&at(address, HOST_PORT), Duration::from_millis(20));
-        });
-    };
-    for address in [HOST4, HOST6] {
-        knock(host.outside(), address);
-        knock(host.netns(), address);
-    }
-    knock(host.netns(), "127.0.0.1");
 }
 
 /// An address, for comparing.

@@ -7,7 +7,7 @@ use tests::{
     Call, Host, Place, Pod, case,
     chained::{HOST_PORT, everything, valid},
     config::{self, with},
-    published::{at, learn_addresses},
+    published::at,
     settings::bin_dir,
     traffic::{Server, Transport, ask, assert_reaches, outside::HOST4},
 };
@@ -68,8 +68,6 @@ fn add_check_del_and_gc_need_no_program() {
         for _ in 0..2 {
             let pod = host.pod();
             let result = add(&host, &pod);
-            learn_addresses(&host);
-            assert_reaches(&pod, config::GATEWAY4);
             for_each_backwards(&host, |call, plugin| _ = call.pod(&pod).config_with(plugin, &result).del().ok());
         }
         let before = host.snapshot();

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tests::{
     Host, Network, Place, Pod, Reply, Snapshot, case,
     chained::HOST_PORT,
-    published::{at, learn_addresses, set_bridge_nf},
+    published::{at, set_bridge_nf},
     settings,
     traffic::{Server, Transport, ask, assert_reaches, outside::HOST4, outside::HOST6, outside::SERVER4},
 };
@@ -58,7 +58,6 @@ impl<'h> Node<'h> {
         for _ in 0..2 {
             let pod = host.pod();
             node.call("add", &pod).ok();
-            learn_addresses(host);
             node.call("del", &pod).ok();
         }
         node.before = host.snapshot();

@@ -5,7 +5,7 @@ use tests::{
     Host, Pod, case,
     chained::{self, Chain, HOST_PORT, MAC, bandwidth, bridge, everything, firewall, portmap, tuning},
     config::with,
-    published::{at, chain, learn_addresses},
+    published::{at, chain},
     settings::versions,
     traffic::{Server, Transport, ask, outside::HOST4, outside::HOST6},
 };
@@ -218,7 +218,6 @@ fn chain_in(version: &str, checked: bool) {
     for _ in 0..2 {
         let pod = host.pod();
         call("add", &pod).ok();
-        learn_addresses(&host);
         call("del", &pod).ok();
     }
     let before = host.snapshot();

@@ -11,6 +11,7 @@ mod bridge_link;
 mod chain_bare;
 mod chain_conflists;
 mod chain_del;
+mod chain_undo;
 mod chain_upgrade;
 mod chain_verbs;
 mod chroot;
