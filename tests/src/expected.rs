@@ -310,7 +310,6 @@ pub const FAILURES: &[(&str, &[&str])] = &[
     (
         "tuning undoes nothing when a later step, or printing, fails",
         &[
-            "tuning_link::sigterm_at_any_moment_undoes_everything",
             "tuning_link::whatever_fails_everything_is_as_before",
             "tuning_mac::a_failed_add_gives_the_filter_its_address_back",
             "tuning_sysctl::settings_for_all_links_are_set_back_on_each",

@@ -74,6 +74,22 @@ impl Error {
         Self { msg: format!("{prefix}: {}", self.msg), ..self }
     }
 
+    /// One error for all that a verb went on past: the first, the others in its details.
+    ///
+    /// # Errors
+    /// If there is any.
+    pub fn first_of(errors: Vec<Self>) -> Result<(), Self> {
+        let mut errors = errors.into_iter();
+        let Some(first) = errors.next() else { return Ok(()) };
+        let others: Vec<String> = errors.map(|e| format!("also: {}", e.msg)).collect();
+        if others.is_empty() {
+            return Err(first);
+        }
+        let details =
+            [first.details.clone()].into_iter().filter(|d| !d.is_empty()).chain(others).collect::<Vec<_>>().join("; ");
+        Err(first.with_details(details))
+    }
+
     /// The error object for stdout. `version` is that of the config where it is known.
     pub(crate) fn to_json(&self, version: Version) -> Vec<u8> {
         output::pretty(&Object {

@@ -12,7 +12,7 @@ use netlink::addr::{self, Dad};
 use netlink::conntrack::{self, Filter};
 use netlink::link::{self, NewBridge, NewVeth};
 use netlink::monitor::Monitor;
-use netlink::nft::{Batch, Comparison, Family, Hook, Nft, Offset, SetType, Verdict};
+use netlink::nft::{Batch, Comparison, Family, Field, Hook, Nft, Offset, Part, SetType, Verdict, joined};
 use netlink::route::{self, Route};
 use netlink::sock_diag::{self, Transport};
 use netlink::wire::Request;
@@ -310,12 +310,12 @@ fn ruleset(nft: &mut Nft) {
     pair.extend_from_slice(&key);
     pair.extend_from_slice(&[2, 0, 0, 0, 0, 9, 0, 0]);
     batch.add_table(Family::Ip, TABLE, "a test");
-    batch.add_set(Family::Ip, TABLE, "pods", SetType::Ipv4);
+    batch.add_set(Family::Ip, TABLE, "pods", SetType::IPV4);
     batch.add_chain(Family::Ip, TABLE, "out", Some(Hook::SOURCE_NAT));
-    batch.add_set(Family::Ip, TABLE, "pods-10.1.0.0/16", SetType::Ipv4);
+    batch.add_set(Family::Ip, TABLE, "pods-10.1.0.0/16", SetType::IPV4);
     batch.add_element(Family::Ip, TABLE, "pods-10.1.0.0/16", &[10, 1, 0, 7], "owner two");
     batch.add_rule(Family::Ip, TABLE, "out", "away", |r| {
-        r.part_in(Offset::IP_SOURCE, "pods-10.1.0.0/16")
+        r.in_set(&[Part::Packet(Offset::IP_SOURCE)], "pods-10.1.0.0/16")
             .masked(Offset::IP_DESTINATION, &[255, 255, 0, 0], Comparison::NotEqual, &[10, 1, 0, 0])
             .masquerade();
     });
@@ -328,11 +328,14 @@ fn ruleset(nft: &mut Nft) {
     });
     batch.add_element(Family::Ip, TABLE, "pods", &[10, 1, 0, 5], "owner one");
     batch.add_table(Family::Bridge, TABLE, "a test");
-    batch.add_set(Family::Bridge, TABLE, "ports", SetType::InterfaceName);
-    batch.add_set(Family::Bridge, TABLE, "allowed", SetType::InterfaceNameAndMac);
+    batch.add_set(Family::Bridge, TABLE, "ports", SetType::INTERFACE_NAME);
+    batch.add_set(Family::Bridge, TABLE, "allowed", SetType::of(&[Field::InterfaceName, Field::EtherAddress]));
     batch.add_chain(Family::Bridge, TABLE, "in", Some(Hook::BRIDGE_INPUT));
     batch.add_rule(Family::Bridge, TABLE, "in", "spoofed", |r| {
-        r.input_in("ports").input_and_part_not_in(Offset::ETHER_SOURCE, "allowed").counter().verdict(&Verdict::Drop);
+        r.in_set(&[Part::InputName], "ports")
+            .not_in_set(&[Part::InputName, Part::Packet(Offset::ETHER_SOURCE)], "allowed")
+            .counter()
+            .verdict(&Verdict::Drop);
     });
     batch.add_element(Family::Bridge, TABLE, "ports", &key, "owner one");
     batch.add_element(Family::Bridge, TABLE, "allowed", &pair, "owner one");
@@ -378,6 +381,82 @@ fn nft_prints_what_was_meant_and_reads_it_back() {
         assert_eq!(nft.sets(Family::Ip6, TABLE).unwrap(), [""; 0]);
         assert_eq!(rules[0].comment.as_deref(), Some("multicast"));
         assert!(rules.iter().any(|r| r.comment.as_deref() == Some("multicast") && r.chain == "out"));
+    });
+}
+
+#[test]
+fn maps_of_ports_and_what_is_done_with_them_read_as_meant() {
+    in_namespace(|| {
+        let mut nft = Nft::open().unwrap();
+        let (port, entry) =
+            (joined(&[&[6], &8080_u16.to_be_bytes()]), joined(&[&[10, 1, 0, 5], &80_u16.to_be_bytes()]));
+        let port6 = joined(&[&[17], &53_u16.to_be_bytes()]);
+        let entry6 = joined(&[&std::net::Ipv6Addr::LOCALHOST.octets(), &5353_u16.to_be_bytes()]);
+        let mut batch = Batch::new();
+        for (family, address, port, entry) in
+            [(Family::Ip, Field::Ipv4, &port, &entry), (Family::Ip6, Field::Ipv6, &port6, &entry6)]
+        {
+            let values = if address == Field::Ipv4 { &[Field::Ipv4, Field::Port] } else { &[Field::Ipv6, Field::Port] };
+            let parts = [Part::Protocol, Part::Packet(Offset::DESTINATION_PORT)];
+            batch.add_table(family, TABLE, "a test");
+            batch.add_map(family, TABLE, "ports", SetType::of(&[Field::Protocol, Field::Port]), SetType::of(values));
+            batch.add_chain(family, TABLE, "in", Some(Hook::DESTINATION_NAT));
+            batch.add_rule(family, TABLE, "in", "ports", |r| {
+                r.to_local().send_to_entry(family, &parts, "ports");
+            });
+            batch.add_entry(family, TABLE, "ports", port, entry, "owner one");
+        }
+        batch.add_chain(Family::Ip, TABLE, "out", Some(Hook::OUTPUT_NAT));
+        batch.add_learning_set(Family::Ip, TABLE, "hosts", SetType::IPV4, 65535);
+        batch.add_rule(Family::Ip, TABLE, "out", "hosts", |r| {
+            r.learn(&[Part::Packet(Offset::IP_DESTINATION)], "hosts");
+        });
+        batch.add_chain(Family::Ip, TABLE, "back", Some(Hook::SOURCE_NAT));
+        batch.add_rule(Family::Ip, TABLE, "back", "back", |r| {
+            r.is_destination_rewritten().in_set(&[Part::OriginalDestination4], "hosts").masquerade();
+        });
+        batch.add_chain(Family::Ip, TABLE, "forwarded", Some(Hook::FORWARD));
+        batch.add_rule(Family::Ip, TABLE, "forwarded", "known", |r| {
+            r.is_established_or_related().verdict(&Verdict::Accept);
+        });
+        batch.add_rule(Family::Ip, TABLE, "forwarded", "links", |r| {
+            let mut name = b"cni0".to_vec();
+            name.resize(16, 0);
+            r.equals(Part::InputName, &name).differs(Part::OutputName, &name).verdict(&Verdict::Drop);
+        });
+        batch.add_chain(Family::Ip, TABLE, "raw", Some(Hook::INPUT_RAW));
+        batch.add_rule(Family::Ip, TABLE, "raw", "here", |r| {
+            r.to_input_address().verdict(&Verdict::Accept);
+        });
+        nft.commit(batch).unwrap();
+        let text = listed();
+        for line in [
+            "type inet_proto . inet_service : ipv4_addr . inet_service",
+            "tcp . 8080 comment \"owner one\" : 10.1.0.5 . 80",
+            "udp . 53 comment \"owner one\" : ::1 . 5353",
+            "type nat hook prerouting priority dstnat - 1; policy accept;",
+            "fib daddr type local dnat ip to meta l4proto . th dport map @ports comment \"ports\"",
+            "fib daddr type local dnat ip6 to meta l4proto . th dport map @ports comment \"ports\"",
+            "add @hosts { ip daddr } comment \"hosts\"",
+            "ct status dnat ct original ip daddr @hosts masquerade comment \"back\"",
+            "ct state established,related accept comment \"known\"",
+            "iifname \"cni0\" oifname != \"cni0\" drop comment \"links\"",
+            "fib daddr . iif type local accept comment \"here\"",
+        ] {
+            assert!(text.contains(line), "no `{line}` in:\n{text}");
+        }
+        let mut child = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), format!("flush ruleset\n{text}").as_bytes())
+            .unwrap();
+        assert!(child.wait().unwrap().success());
+        assert_eq!(listed(), text);
+        let elements = nft.elements(Family::Ip, TABLE, "ports").unwrap();
+        assert_eq!((&elements[0].key, elements[0].value.as_ref()), (&port, Some(&entry)));
+        let chains = nft.base_chains(&[Family::Ip, Family::Ip6]).unwrap();
+        assert_eq!(chains.len(), 6);
+        let forward = chains.iter().find(|c| c.name == "forwarded").unwrap();
+        assert_eq!((forward.hook, forward.kind.as_str(), forward.priority, forward.drops), (2, "filter", 0, false));
+        assert!(chains.iter().any(|c| c.family == Family::Ip6 && c.priority == -101));
     });
 }
 

@@ -9,9 +9,9 @@ use netlink::{Protocol, Socket, link, neigh};
 
 use crate::bridge::{self, Bridge};
 use crate::config::{MasqueradeBackend, Plan};
-use crate::ruleset::{self, NewElement, Skeleton};
 use crate::veth::{self, Veth};
-use crate::{gateway, iptables, lock, masquerade, pod, port, spoof};
+use crate::{gateway, iptables, lock, masquerade, pod, port, rules, spoof};
+use ruleset::{NewElement, Skeleton};
 
 /// Tells our own IPAM plugin that the attachment's host link is this plugin's, so that its absence means something.
 pub(crate) const MADE_BY: (&str, &str) = ("OXBRIDGE_PLUGIN", "bridge");
@@ -233,7 +233,7 @@ fn install_rules(
     let owner = attachment.clone();
     undo.push("removing the pod's rules", move || {
         let mut nft = Nft::open().map_err(|e| Error::internal(e.to_string()))?;
-        ruleset::remove(&mut nft, |element| ruleset::is_owned(element, &owner), |_, _| Ok(()))
+        ruleset::remove(&mut nft, rules::sets, |element| ruleset::is_owned(element, &owner), |_, _| Ok(()))
     });
     ruleset::install(&mut nft, attachment, &skeletons, &elements)
 }

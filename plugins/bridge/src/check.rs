@@ -11,8 +11,8 @@ use netlink::route::{self, MAIN_TABLE, Route};
 use netlink::{Protocol, Socket, addr, bridge as ports};
 
 use crate::config::{MasqueradeBackend, Mtu, Plan, gateway_port};
-use crate::ruleset::{NewElement, Skeleton, TABLE};
-use crate::{bridge, gateway, iptables, masquerade, pod, reference, ruleset, spoof};
+use crate::{bridge, gateway, iptables, masquerade, pod, reference, spoof};
+use ruleset::{NewElement, Skeleton, TABLE};
 
 pub(crate) fn check(call: &Call) -> Result<(), Error> {
     let plan = Plan::new(call)?;
@@ -123,7 +123,8 @@ fn check_port(host: &mut Socket, plan: &Plan, bridge: &Link, pod: &Link, ifname:
     }
     let port = link.port.unwrap_or_default();
     let on = |on: bool| if on { "on" } else { "off" };
-    if port.hairpin != plan.hairpin {
+    // Who publishes the pod's ports may have turned it on.
+    if plan.hairpin && !port.hairpin {
         return Err(differs(&what, &format!("hairpin mode {}", on(port.hairpin)), on(plan.hairpin)));
     }
     if port.isolated != plan.isolated {

@@ -13,7 +13,7 @@ use netlink::{Protocol, Socket, addr};
 
 use crate::add::MADE_BY;
 use crate::config::DEFAULT_BRIDGE;
-use crate::{iptables, reference, ruleset, veth};
+use crate::{iptables, reference, rules, veth};
 
 pub(crate) fn del(call: &Call) -> Result<(), Error> {
     let attachment = call.attachment();
@@ -58,7 +58,7 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
         // The delegate's own error is what the reference passes on.
         errors.insert(0, error);
     }
-    first(errors)
+    Error::first_of(errors)
 }
 
 /// What is left of the attachment's link.
@@ -165,22 +165,10 @@ fn remove_rules(attachment: &Attachment, addresses: &[IpAddr], errors: &mut Vec<
     };
     let removed = ruleset::remove(
         &mut nft,
+        rules::sets,
         |element| ruleset::is_owned(element, attachment),
         |nft, batch| reference::push_removal(nft, batch, attachment, addresses),
     );
     errors.extend(removed.err());
     Some(nft)
-}
-
-/// One error for all: the first, the others in its details.
-pub(crate) fn first(errors: Vec<Error>) -> Result<(), Error> {
-    let mut errors = errors.into_iter();
-    let Some(first) = errors.next() else { return Ok(()) };
-    let others: Vec<String> = errors.map(|e| format!("also: {}", e.msg)).collect();
-    if others.is_empty() {
-        return Err(first);
-    }
-    let details =
-        [first.details.clone()].into_iter().filter(|d| !d.is_empty()).chain(others).collect::<Vec<_>>().join("; ");
-    Err(first.with_details(details))
 }

@@ -4,16 +4,13 @@
 //! iptables keeps its rules in nf_tables; where it keeps them in x_tables, by one `iptables-restore` again.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use cni::attachment::sha512_hex;
 use cni::{Attachment, Cidr, Error};
-use host::process;
 use host::undo::Undo;
 use netlink::nft::{Batch, Family, Nft};
+use ruleset::iptables::{self, save, uses_xtables};
 
-/// The lock of x_tables is waited for as long.
-const PATIENCE: Duration = Duration::from_secs(10);
 const TABLE: &str = "nat";
 
 /// The reference's chain: shared by all interfaces that a container has in a network.
@@ -31,7 +28,7 @@ pub(crate) fn install(attachment: &Attachment, addresses: &[Cidr], undo: &mut Un
         let is_there = has_chain(family, attachment)?;
         let owner = attachment.clone();
         let ips: Vec<IpAddr> = of_family.iter().map(Cidr::addr).collect();
-        restore(family, &addition(attachment, &of_family, is_there))?;
+        restore_rules(family, &addition(attachment, &of_family, is_there))?;
         undo.push("removing the iptables rules", move || remove(&owner, &ips));
     }
     Ok(())
@@ -40,8 +37,8 @@ pub(crate) fn install(attachment: &Attachment, addresses: &[Cidr], undo: &mut Un
 /// Whether the masquerading of this address is in place.
 pub(crate) fn is_installed(attachment: &Attachment, address: Cidr) -> Result<bool, Error> {
     let (family, chain) = (Family::of(address.addr()), chain(attachment));
-    if uses_xtables(family) {
-        let saved = save(family)?.unwrap_or_default();
+    if uses_xtables(family, TABLE) {
+        let saved = save(family, TABLE)?.unwrap_or_default();
         let jump = format!("-A POSTROUTING -s {}/", address.addr());
         return Ok(saved.lines().any(|l| l.starts_with(&jump) && l.ends_with(&format!("-j {chain}")))
             && saved.lines().any(|l| l.starts_with(&format!("-A {chain} ")) && l.ends_with("-j MASQUERADE")));
@@ -49,7 +46,7 @@ pub(crate) fn is_installed(attachment: &Attachment, address: Cidr) -> Result<boo
     let look = || -> netlink::Result<bool> {
         let mut nft = Nft::open()?;
         let rules = nft.rules(family, TABLE, None)?;
-        let source = crate::masquerade::bytes(address.addr());
+        let source = ruleset::bytes(address.addr());
         Ok(rules.iter().any(|r| {
             r.chain == "POSTROUTING" && r.target().as_deref() == Some(&chain) && r.compared_values().contains(&source)
         }) && rules.iter().filter(|r| r.chain == chain).count() >= 2)
@@ -59,8 +56,9 @@ pub(crate) fn is_installed(attachment: &Attachment, address: Cidr) -> Result<boo
 
 /// Removes the attachment's rules: those of these addresses, or all of the container's in the network if none is known.
 pub(crate) fn remove(attachment: &Attachment, addresses: &[IpAddr]) -> Result<(), Error> {
-    crate::ruleset::remove(
+    ruleset::remove(
         &mut Nft::open().map_err(|e| Error::internal(e.to_string()))?,
+        |_| Ok(Vec::new()),
         |_| false,
         |nft, batch| push_removal(nft, batch, attachment, addresses),
     )?;
@@ -85,7 +83,7 @@ pub(crate) fn push_removal(
                 continue;
             }
             let compared = rule.compared_values();
-            if addresses.is_empty() || addresses.iter().any(|a| compared.contains(&crate::masquerade::bytes(*a))) {
+            if addresses.is_empty() || addresses.iter().any(|a| compared.contains(&ruleset::bytes(*a))) {
                 batch.delete_rule(family, TABLE, "POSTROUTING", rule.handle);
             } else {
                 is_used_by_others = true;
@@ -101,45 +99,39 @@ pub(crate) fn push_removal(
 /// Removes the attachment's chains from x_tables, on hosts whose iptables keeps its rules there.
 pub(crate) fn remove_from_xtables(attachment: &Attachment, addresses: &[IpAddr]) -> Result<(), Error> {
     for family in [Family::Ip, Family::Ip6] {
-        if !uses_xtables(family) {
+        if !uses_xtables(family, TABLE) {
             continue;
         }
         // Without the programs on this host nobody of it (the reference, this plugin) can have made any.
-        let Some(saved) = save(family)? else { continue };
+        let Some(saved) = save(family, TABLE)? else { continue };
         if let Some(script) = removal(&saved, &chain(attachment), addresses) {
-            restore(family, &script)?;
+            restore_rules(family, &script)?;
         }
     }
     Ok(())
 }
 
 /// Whether the program that the iptables backend needs is there.
-pub(crate) fn is_usable(family: Family) -> Result<(), Error> {
-    process::run(program(family, "-restore"), &["--version"], b"", PATIENCE)
-        .map(drop)
+pub(crate) fn ensure_usable(family: Family) -> Result<(), Error> {
+    iptables::ensure_usable(family)
         .map_err(|e| Error::new(cni::code::NOT_AVAILABLE, format!("ipMasqBackend \"iptables\": {e}")))
+}
+
+fn restore_rules(family: Family, script: &str) -> Result<(), Error> {
+    iptables::restore(family, script)
+        .map_err(|e| e.with_details("ipMasqBackend \"nftables\" (the default) needs no program"))
 }
 
 fn has_chain(family: Family, attachment: &Attachment) -> Result<bool, Error> {
     let chain = chain(attachment);
-    if uses_xtables(family) {
-        return Ok(save(family)?.unwrap_or_default().lines().any(|l| l.starts_with(&format!(":{chain} "))));
+    if uses_xtables(family, TABLE) {
+        return Ok(save(family, TABLE)?.unwrap_or_default().lines().any(|l| l.starts_with(&format!(":{chain} "))));
     }
     let look = || Nft::open()?.has_chain(family, TABLE, &chain);
     match look() {
-        Err(error) if crate::ruleset::is_unsupported(&error) => Ok(false),
+        Err(error) if ruleset::is_unsupported(&error) => Ok(false),
         result => result.map_err(|e| Error::internal(format!("failed to look for iptables chain {chain}: {e}"))),
     }
-}
-
-/// x_tables lists the tables that were ever used in this namespace; nf_tables has none there.
-fn uses_xtables(family: Family) -> bool {
-    let path = if family == Family::Ip {
-        "/proc/thread-self/net/ip_tables_names"
-    } else {
-        "/proc/thread-self/net/ip6_tables_names"
-    };
-    std::fs::read_to_string(path).is_ok_and(|names| names.lines().any(|name| name == TABLE))
 }
 
 fn addition(attachment: &Attachment, addresses: &[Cidr], chain_exists: bool) -> String {
@@ -180,41 +172,6 @@ fn removal(saved: &str, chain: &str, addresses: &[IpAddr]) -> Option<String> {
     }
     lines.push("COMMIT\n".to_owned());
     Some(lines.join("\n"))
-}
-
-fn restore(family: Family, script: &str) -> Result<(), Error> {
-    process::run(
-        program(family, "-restore"),
-        &["--noflush", "--wait", "10"],
-        script.as_bytes(),
-        PATIENCE + PATIENCE / 2,
-    )
-    .map(drop)
-    .map_err(|e| {
-        Error::internal(format!("failed to change the iptables rules: {e}"))
-            .with_details("ipMasqBackend \"nftables\" (the default) needs no program")
-    })
-}
-
-/// `None`: there is no such program.
-fn save(family: Family) -> Result<Option<String>, Error> {
-    let legacy = if family == Family::Ip { "iptables-legacy-save" } else { "ip6tables-legacy-save" };
-    let saved = process::run(legacy, &["-t", TABLE], b"", PATIENCE)
-        .or_else(|_| process::run(program(family, "-save"), &["-t", TABLE], b"", PATIENCE));
-    match saved {
-        Ok(saved) => Ok(Some(saved)),
-        Err(process::Error::Start { .. }) => Ok(None),
-        Err(error) => Err(Error::internal(format!("failed to read the iptables rules: {error}"))),
-    }
-}
-
-fn program(family: Family, suffix: &str) -> &'static str {
-    match (family, suffix) {
-        (Family::Ip, "-save") => "iptables-save",
-        (Family::Ip, _) => "iptables-restore",
-        (_, "-save") => "ip6tables-save",
-        _ => "ip6tables-restore",
-    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ mod masquerade;
 mod pod;
 mod port;
 mod reference;
-mod ruleset;
+mod rules;
 mod spoof;
 mod status;
 mod veth;

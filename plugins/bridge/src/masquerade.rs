@@ -12,12 +12,10 @@
 //! A rule for each subnet and no map to verdicts: with every new element that jumps, the kernel looks through all the
 //! others of its map for loops (`nft_lookup_validate`), so that a pod would cost the more the more there are.
 
-use std::net::IpAddr;
-
 use cni::Cidr;
-use netlink::nft::{Batch, Comparison, Family, Hook, Nft, Offset, Rule, SetType, Verdict};
+use netlink::nft::{Batch, Comparison, Family, Hook, Nft, Offset, Part, Rule, SetType, Verdict};
 
-use crate::ruleset::{NewElement, Skeleton, TABLE, has};
+use ruleset::{NewElement, Skeleton, TABLE, bytes, has, mask};
 
 /// Not a word of nft's language, like `masquerade`, or `nft -f` could not read its own listing.
 const CHAIN: &str = "masq-postrouting";
@@ -28,7 +26,7 @@ const PODS_COMMENT: &str = "what leaves the subnet of ";
 
 /// The element of a pod's address, which has the length of its subnet's prefix.
 pub(crate) fn element(address: Cidr) -> NewElement {
-    NewElement { family: Family::of(address.addr()), set: set_name(address), key: bytes(address.addr()) }
+    NewElement { family: Family::of(address.addr()), set: set_name(address), key: bytes(address.addr()), value: None }
 }
 
 /// The chain, rules and set that an address needs, in this order.
@@ -97,33 +95,17 @@ impl Skeleton for Subnet {
     fn push(&self, batch: &mut Batch) {
         let (family, set) = (self.family(), self.name());
         let (keys, source, destination) = if family == Family::Ip {
-            (SetType::Ipv4, Offset::IP_SOURCE, Offset::IP_DESTINATION)
+            (SetType::IPV4, Offset::IP_SOURCE, Offset::IP_DESTINATION)
         } else {
-            (SetType::Ipv6, Offset::IP6_SOURCE, Offset::IP6_DESTINATION)
+            (SetType::IPV6, Offset::IP6_SOURCE, Offset::IP6_DESTINATION)
         };
         batch.add_set(family, TABLE, &set, keys);
         batch.add_rule(family, TABLE, CHAIN, &format!("{PODS_COMMENT}{set}"), |rule| {
-            rule.part_in(source, &set)
+            rule.in_set(&[Part::Packet(source)], &set)
                 .masked(destination, &mask(self.0), Comparison::NotEqual, &bytes(self.0.addr()))
                 .masquerade();
         });
     }
-}
-
-/// An address as it stands in a packet.
-pub(crate) fn bytes(ip: IpAddr) -> Vec<u8> {
-    match ip {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    }
-}
-
-fn mask(subnet: Cidr) -> Vec<u8> {
-    let len = if subnet.is_ipv4() { 4 } else { 16 };
-    let prefix = usize::from(subnet.prefix());
-    (0..len)
-        .map(|byte| u8::try_from(0xff00_u16 >> prefix.saturating_sub(byte * 8).min(8) & 0xff).unwrap_or(0))
-        .collect()
 }
 
 #[cfg(test)]
@@ -132,15 +114,6 @@ mod tests {
 
     fn cidr(text: &str) -> Cidr {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn masks_are_as_long_as_the_prefix() {
-        assert_eq!(mask(cidr("10.0.0.0/16")), [255, 255, 0, 0]);
-        assert_eq!(mask(cidr("10.0.0.0/29")), [255, 255, 255, 248]);
-        assert_eq!(mask(cidr("10.0.0.1/32")), [255; 4]);
-        assert_eq!(mask(cidr("0.0.0.0/0")), [0; 4]);
-        assert_eq!(mask(cidr("fd00::/65"))[7..10], [255, 128, 0]);
     }
 
     #[test]

@@ -12,25 +12,18 @@
 //! The source address of the Ethernet header is checked, not the addresses inside ARP.
 
 use netlink::link::Mac;
-use netlink::nft::{Batch, Family, Hook, Offset, Rule, SetType, Verdict};
+use netlink::nft::{Batch, Family, Field, Hook, Offset, Part, Rule, SetType, Verdict};
 
-use crate::ruleset::{NewElement, Skeleton, TABLE, has};
+use ruleset::spoof::{self, ALLOWED, PORTS};
+use ruleset::{NewElement, Skeleton, TABLE, has, name_key};
 
-/// Names of the ports that are checked.
-pub(crate) const PORTS: &str = "macspoof-ports";
-/// Which source addresses may come in by which port.
-pub(crate) const ALLOWED: &str = "macspoof-allowed";
 const CHAIN: &str = "macspoof";
 const COMMENT: &str = "frames with another source address than the pod's";
 
 /// The elements for a pod behind this port.
 pub(crate) fn elements(port: &str, mac: Mac) -> [NewElement; 2] {
-    let name = name_key(port);
-    let mut pair = name.clone();
-    pair.extend_from_slice(&mac);
-    pair.resize(24, 0);
-    let element = |set: &str, key| NewElement { family: Family::Bridge, set: set.to_owned(), key };
-    [element(PORTS, name), element(ALLOWED, pair)]
+    let element = |set: &str, key| NewElement { family: Family::Bridge, set: set.to_owned(), key, value: None };
+    [element(PORTS, name_key(port)), element(ALLOWED, spoof::allowed(port, mac))]
 }
 
 /// The chain and rule that they need.
@@ -50,18 +43,14 @@ impl Skeleton for Filter {
     }
 
     fn push(&self, batch: &mut Batch) {
-        batch.add_set(Family::Bridge, TABLE, PORTS, SetType::InterfaceName);
-        batch.add_set(Family::Bridge, TABLE, ALLOWED, SetType::InterfaceNameAndMac);
+        batch.add_set(Family::Bridge, TABLE, PORTS, SetType::INTERFACE_NAME);
+        batch.add_set(Family::Bridge, TABLE, ALLOWED, SetType::of(&[Field::InterfaceName, Field::EtherAddress]));
         batch.add_chain(Family::Bridge, TABLE, CHAIN, Some(Hook::BRIDGE_INPUT));
         batch.add_rule(Family::Bridge, TABLE, CHAIN, COMMENT, |rule| {
-            rule.input_in(PORTS).input_and_part_not_in(Offset::ETHER_SOURCE, ALLOWED).counter().verdict(&Verdict::Drop);
+            rule.in_set(&[Part::InputName], PORTS)
+                .not_in_set(&[Part::InputName, Part::Packet(Offset::ETHER_SOURCE)], ALLOWED)
+                .counter()
+                .verdict(&Verdict::Drop);
         });
     }
-}
-
-/// An interface name as the kernel compares it: 16 bytes, filled with zeros.
-fn name_key(name: &str) -> Vec<u8> {
-    let mut key = name.as_bytes().to_vec();
-    key.resize(16, 0);
-    key
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use host::sysctl::{self, Dir};
 use netlink::link::{self, Link, Mac};
-use netlink::{Protocol, Socket, neigh};
+use netlink::{Errno, Protocol, Socket, neigh};
 
 use crate::pod::Pod;
 use crate::spoof;
@@ -13,7 +13,7 @@ use crate::spoof;
 pub(crate) fn change(pod: &Pod<'_>, socket: &mut Socket, link: &Link, to: Mac) -> Result<(), String> {
     let from = link.mac.ok_or("it has no MAC address of six bytes")?;
     if from != to {
-        spoof::follow(pod.attachment, from, to)?;
+        spoof::follow(pod.attachment, from, to).map_err(|e| e.to_string())?;
     }
     announce(pod, socket, link, to)?;
     if from != to {
@@ -38,7 +38,10 @@ fn announce(pod: &Pod<'_>, socket: &mut Socket, link: &Link, mac: Mac) -> Result
         }
         result
     };
-    pod.netns.enter(work).map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+    pod.netns.enter(work).map_err(|e| e.to_string())?.map_err(|error| match error.errno {
+        Errno::EBUSY => format!("{error}: its driver changes the address only while the link is down"),
+        _ => error.to_string(),
+    })
 }
 
 /// The host must not go on sending to the old address.

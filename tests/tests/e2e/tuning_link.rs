@@ -7,6 +7,7 @@ use tests::{
     Call, Host, Place, Pod, case,
     config::with,
     plugin::{full, unread},
+    settings::is_reference,
 };
 
 const FOLDER: &str = "/run/cni/tuning";
@@ -346,19 +347,27 @@ fn a_second_add_that_fails_keeps_what_the_first_one_kept() {
     });
 }
 
+/// Skips the test unless it can be said which request to the kernel is the plugin's third.
+fn needs_countable_requests(host: &Host) {
+    if is_reference() {
+        tests::skip("a Go program's requests come from whichever of its threads");
+    }
+    if host.try_run("strace -V").is_err() {
+        tests::skip("there is no strace");
+    }
+}
+
 #[test]
 fn sigterm_at_any_moment_undoes_everything() {
     case(|| {
         let host = Host::new();
-        if host.try_run("strace -V").is_err() {
-            tests::skip("there is no strace");
-        }
+        needs_countable_requests(&host);
         let (pod, previous) = linked(&host);
         let sysctl = "/proc/sys/net/core/somaxconn";
         let before = (state(&pod), pod.read(sysctl));
         let patch = with(&all(), json!({ "txQLen": 7, "sysctl": { "net.core.somaxconn": "99" } }));
         let mut interrupted = 0;
-        for moment in 1.. {
+        for moment in 1..500 {
             let inject = format!("inject=sendto,openat,rename:signal=TERM:when={moment}");
             let strace = ["strace", "-qq", "-e", "trace=sendto,openat,rename", "-e", &inject, "-o", "/dev/null"];
             let reply = call(&host, &pod, &previous, &patch).under(&strace).add();
@@ -384,13 +393,11 @@ fn sigterm_at_any_moment_undoes_everything() {
 fn killed_at_any_moment_del_restores_and_add_works() {
     case(|| {
         let host = Host::new();
-        if host.try_run("strace -V").is_err() {
-            tests::skip("there is no strace");
-        }
+        needs_countable_requests(&host);
         let (pod, previous) = linked(&host);
         let before = state(&pod);
         let mut killed = 0;
-        for moment in 1.. {
+        for moment in 1..500 {
             let inject = format!("inject=sendto,openat,rename:signal=KILL:when={moment}");
             let strace = ["strace", "-qq", "-e", "trace=sendto,openat,rename", "-e", &inject, "-o", "/dev/null"];
             let reply = call(&host, &pod, &previous, &all()).under(&strace).add();
@@ -405,7 +412,7 @@ fn killed_at_any_moment_del_restores_and_add_works() {
             }
             killed = moment;
         }
-        assert!(killed > 5, "{killed}");
+        assert!(killed > 10, "{killed}");
     });
 }
 

@@ -1,6 +1,6 @@
 //! tuning: a pod with another MAC address talks at once, behind a spoof filter, too.
 
-use std::{net::IpAddr, thread, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use serde_json::{Value, json};
 use tests::{
@@ -8,10 +8,13 @@ use tests::{
     config::{self, GATEWAY4, GATEWAY6, with},
     plugin::full,
     snapshot,
-    traffic::{assert_reaches, assert_silent, ping},
+    traffic::{assert_reaches, assert_silent},
 };
 
-use crate::tuning_link::{linked, tuning};
+use crate::{
+    announce::first_answers,
+    tuning_link::{linked, tuning},
+};
 
 const MAC: &str = "02:aa:bb:cc:dd:01";
 const V4: &str = "10.22.0.2";
@@ -158,15 +161,7 @@ fn whoever_knew_the_old_address_learns_of_the_new_one_at_once() {
             for (verb, best) in ["ADD", "DEL"].into_iter().zip(best.chunks_mut(4)) {
                 assert_talks(&host, &pod, &sibling);
                 tune(&host, &pod, &result).verb(verb).run().ok();
-                let first = thread::scope(|s| {
-                    let asking = [
-                        s.spawn(|| ping(&host, v4, GIVE_UP)),
-                        s.spawn(|| ping(&host, v6, GIVE_UP)),
-                        s.spawn(|| ping(&sibling, v4, GIVE_UP)),
-                        s.spawn(|| ping(&sibling, v6, GIVE_UP)),
-                    ];
-                    asking.map(|thread| thread.join().unwrap().unwrap_or(GIVE_UP))
-                });
+                let first = first_answers(&host, &sibling, v4, v6, GIVE_UP);
                 for (best, first) in best.iter_mut().zip(first) {
                     *best = first.min(*best);
                 }

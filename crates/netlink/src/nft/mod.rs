@@ -10,9 +10,9 @@ mod batch;
 mod rule;
 mod table;
 
-pub use batch::{Batch, Hook, SetType};
-pub use rule::{Comparison, Offset, RuleBody, Verdict};
-pub use table::{Element, Nft, Rule};
+pub use batch::{Batch, Field, Hook, SetType, joined};
+pub use rule::{Comparison, Offset, Part, RuleBody, Verdict};
+pub use table::{BaseChain, Element, Nft, Rule};
 
 /// Comments of rules and elements hold at most this many bytes: with longer ones `nft -f` refuses to read back what
 /// `nft list ruleset` printed, and with it a host's whole firewall at boot.
@@ -77,6 +77,7 @@ pub(crate) mod uapi {
     pub(crate) const NFT_MSG_DELRULE: u16 = 8;
     pub(crate) const NFT_MSG_NEWSET: u16 = 9;
     pub(crate) const NFT_MSG_GETSET: u16 = 10;
+    pub(crate) const NFT_MSG_DELSET: u16 = 11;
     pub(crate) const NFT_MSG_NEWSETELEM: u16 = 12;
     pub(crate) const NFT_MSG_GETSETELEM: u16 = 13;
     pub(crate) const NFT_MSG_DELSETELEM: u16 = 14;
@@ -102,16 +103,25 @@ pub(crate) mod uapi {
 
     pub(crate) const NFTA_SET_TABLE: u16 = 1;
     pub(crate) const NFTA_SET_NAME: u16 = 2;
+    pub(crate) const NFTA_SET_FLAGS: u16 = 3;
     pub(crate) const NFTA_SET_KEY_TYPE: u16 = 4;
     pub(crate) const NFTA_SET_KEY_LEN: u16 = 5;
+    pub(crate) const NFTA_SET_DATA_TYPE: u16 = 6;
+    pub(crate) const NFTA_SET_DATA_LEN: u16 = 7;
+    pub(crate) const NFTA_SET_DESC: u16 = 9;
     pub(crate) const NFTA_SET_ID: u16 = 10;
     pub(crate) const NFTA_SET_USERDATA: u16 = 13;
+
+    pub(crate) const NFTA_SET_DESC_SIZE: u16 = 1;
+    pub(crate) const NFT_SET_MAP: u32 = 0x8;
+    pub(crate) const NFT_SET_EVAL: u32 = 0x20;
 
     pub(crate) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
     pub(crate) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
     pub(crate) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
     pub(crate) const NFTA_LIST_ELEM: u16 = 1;
     pub(crate) const NFTA_SET_ELEM_KEY: u16 = 1;
+    pub(crate) const NFTA_SET_ELEM_DATA: u16 = 2;
     pub(crate) const NFTA_SET_ELEM_USERDATA: u16 = 6;
 
     pub(crate) const NFTA_DATA_VALUE: u16 = 1;

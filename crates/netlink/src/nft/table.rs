@@ -62,8 +62,29 @@ impl Rule {
 pub struct Element {
     /// Its key.
     pub key: Vec<u8>,
+    /// In a map: what the key leads to. None for a verdict.
+    pub value: Option<Vec<u8>>,
     /// Its comment; the elements of this project begin with their owner's identity.
     pub comment: Option<String>,
+}
+
+/// A chain that packets come into from a hook, as it is in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseChain {
+    /// Family of its table.
+    pub family: Family,
+    /// Its table.
+    pub table: String,
+    /// Its name.
+    pub name: String,
+    /// Where it hooks: `NF_INET_*` or `NF_BR_*`.
+    pub hook: u32,
+    /// `filter`, `nat` or `route`.
+    pub kind: String,
+    /// Among the chains of the hook; lower comes first.
+    pub priority: i32,
+    /// Whether it drops what no rule of it decides.
+    pub drops: bool,
 }
 
 /// The nf_tables of one network namespace: that of the calling thread when it was opened.
@@ -115,6 +136,22 @@ impl Nft {
             w.header(&header(family.number(), 0)).str(NFTA_CHAIN_TABLE, table).str(NFTA_CHAIN_NAME, chain);
         });
         Ok(self.socket.get(&request, is_missing, |m| (m.kind == SUBSYS | NFT_MSG_NEWCHAIN).then_some(()))?.is_some())
+    }
+
+    /// All base chains of these families' tables.
+    pub fn base_chains(&mut self, families: &[Family]) -> Result<Vec<BaseChain>> {
+        let mut all = Vec::new();
+        for family in families {
+            let found = self.socket.dump(
+                SUBSYS | NFT_MSG_GETCHAIN,
+                |w| {
+                    w.header(&header(family.number(), 0));
+                },
+                |m| read_base_chain(&m, *family),
+            );
+            all.extend(none_if_missing(found)?);
+        }
+        Ok(all)
     }
 
     /// The rules of a table, of one chain only if it is named; none if there is no such table.
@@ -197,6 +234,23 @@ fn read_rule(message: &Message<'_>) -> Option<Rule> {
     })
 }
 
+fn read_base_chain(message: &Message<'_>, family: Family) -> Option<BaseChain> {
+    if message.kind != SUBSYS | NFT_MSG_NEWCHAIN {
+        return None;
+    }
+    let attrs = Attrs::behind(message.body, NFGENMSG_LEN);
+    let hook = Attrs(attrs.find(NFTA_CHAIN_HOOK)?);
+    Some(BaseChain {
+        family,
+        table: attrs.string(NFTA_CHAIN_TABLE)?,
+        name: attrs.string(NFTA_CHAIN_NAME)?,
+        hook: hook.find(NFTA_HOOK_HOOKNUM).and_then(u32_be)?,
+        kind: attrs.string(NFTA_CHAIN_TYPE)?,
+        priority: hook.find(NFTA_HOOK_PRIORITY).and_then(u32_be)?.cast_signed(),
+        drops: attrs.find(NFTA_CHAIN_POLICY).and_then(u32_be) == Some(0),
+    })
+}
+
 fn read_elements(message: &Message<'_>) -> Vec<Element> {
     if message.kind != SUBSYS | NFT_MSG_NEWSETELEM {
         return Vec::new();
@@ -207,6 +261,7 @@ fn read_elements(message: &Message<'_>) -> Vec<Element> {
             let element = Attrs(element);
             Some(Element {
                 key: element.nested(NFTA_SET_ELEM_KEY).find(NFTA_DATA_VALUE)?.to_vec(),
+                value: element.nested(NFTA_SET_ELEM_DATA).find(NFTA_DATA_VALUE).map(<[u8]>::to_vec),
                 comment: element.find(NFTA_SET_ELEM_USERDATA).and_then(read_comment),
             })
         })

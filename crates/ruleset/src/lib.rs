@@ -3,6 +3,16 @@
 //! What a pod needs is an element in a set whose comment begins with the identity of its attachment. The rules
 //! are the same for a thousand pods as for one, the kernel finds an element by hash, and adding one needs no look at
 //! the others. Everything of one call is one transaction.
+//!
+//! Whoever asks for the iptables backend gets the reference's chains instead: [`iptables`].
+
+pub mod iptables;
+mod owner;
+pub mod spoof;
+mod value;
+
+pub use owner::{is_owned, is_stale};
+pub use value::{bytes, mask, name_key};
 
 use std::time::{Duration, Instant};
 
@@ -10,12 +20,10 @@ use cni::{Attachment, Error};
 use netlink::nft::{Batch, Element, Family, Nft, Rule};
 use netlink::{Errno, Result};
 
-use crate::{masquerade, spoof};
-
 /// Name of our table, in each family that needs one.
-pub(crate) const TABLE: &str = "oxbridge";
+pub const TABLE: &str = "oxbridge";
 /// What `nft list ruleset` says of the table.
-pub(crate) const TABLE_COMMENT: &str = "pod networking by the oxbridge CNI plugins";
+pub const TABLE_COMMENT: &str = "pod networking by the oxbridge CNI plugins";
 /// Another writer's commit makes ours start anew; a node that commits all the time must not hold us for ever.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a transaction may be refused for what others did between a look and the commit.
@@ -23,15 +31,20 @@ const REFUSALS: u32 = 5;
 
 /// An element to be added.
 #[derive(Debug)]
-pub(crate) struct NewElement {
-    pub(crate) family: Family,
-    pub(crate) set: String,
-    pub(crate) key: Vec<u8>,
+pub struct NewElement {
+    /// Of the table.
+    pub family: Family,
+    /// Name of the set or map.
+    pub set: String,
+    /// As the kernel keeps it.
+    pub key: Vec<u8>,
+    /// What the key leads to, in a map.
+    pub value: Option<Vec<u8>>,
 }
 
-/// A part of the ruleset that this plugin keeps: chains, rules that are the same for all pods, and the sets that they
+/// A part of the ruleset that a plugin keeps: chains, rules that are the same for all pods, and the sets that they
 /// look into.
-pub(crate) trait Skeleton {
+pub trait Skeleton {
     /// Its family.
     fn family(&self) -> Family;
     /// Its name: two skeletons of one family and name are the same.
@@ -43,7 +56,7 @@ pub(crate) trait Skeleton {
 }
 
 /// Puts the elements of an attachment into the ruleset, and before them what they need.
-pub(crate) fn install(
+pub fn install(
     nft: &mut Nft,
     attachment: &Attachment,
     skeletons: &[Box<dyn Skeleton>],
@@ -51,25 +64,9 @@ pub(crate) fn install(
 ) -> std::result::Result<(), Error> {
     let comment = attachment.comment();
     let mut replace = false;
-    retry("adding the pod's rules to nf_tables", || {
+    transaction("adding the pod's rules to nf_tables", || {
         let generation = nft.generation()?;
-        let mut missing = Vec::new();
-        let mut last: Option<(Family, Vec<Rule>)> = None;
-        for (position, skeleton) in skeletons.iter().enumerate() {
-            let family = skeleton.family();
-            // Two addresses of a subnet need it once.
-            if skeletons[..position].iter().any(|s| s.family() == family && s.name() == skeleton.name()) {
-                continue;
-            }
-            let rules = match last.take() {
-                Some((of, rules)) if of == family => rules,
-                _ => nft.rules(family, TABLE, None)?,
-            };
-            if !skeleton.is_whole(&rules) {
-                missing.push(skeleton);
-            }
-            last = Some((family, rules));
-        }
+        let missing = missing(nft, skeletons)?;
         // Without anything to decide on what was read, others' commits do not matter.
         let mut batch = if missing.is_empty() && !replace { Batch::new() } else { Batch::if_generation(generation) };
         for skeleton in missing {
@@ -77,12 +74,15 @@ pub(crate) fn install(
             skeleton.push(&mut batch);
         }
         for element in elements {
-            let NewElement { family, set, key } = element;
+            let NewElement { family, set, key, value } = element;
             if replace && nft.element(*family, TABLE, set, key)?.is_some() {
                 // Adding over an element keeps its old comment, and with it its old owner.
                 batch.delete_element(*family, TABLE, set, key);
             }
-            batch.add_element(*family, TABLE, set, key, &comment);
+            match value {
+                Some(value) => batch.add_entry(*family, TABLE, set, key, value, &comment),
+                None => batch.add_element(*family, TABLE, set, key, &comment),
+            };
         }
         let result = nft.commit(batch);
         // Somebody's left-over has our address: by next try it is known to be there.
@@ -91,13 +91,36 @@ pub(crate) fn install(
     })
 }
 
-/// Removes the elements for which `is_gone` holds, and in the same transaction what `more` adds to it.
-pub(crate) fn remove(
+/// Those of these skeletons that are not there, or not whole, each once.
+fn missing<'s>(nft: &mut Nft, skeletons: &'s [Box<dyn Skeleton>]) -> Result<Vec<&'s dyn Skeleton>> {
+    let mut missing = Vec::new();
+    let mut last: Option<(Family, Vec<Rule>)> = None;
+    for (position, skeleton) in skeletons.iter().enumerate() {
+        let family = skeleton.family();
+        // Two addresses of a subnet need it once.
+        if skeletons[..position].iter().any(|s| s.family() == family && s.name() == skeleton.name()) {
+            continue;
+        }
+        let rules = match last.take() {
+            Some((of, rules)) if of == family => rules,
+            _ => nft.rules(family, TABLE, None)?,
+        };
+        if !skeleton.is_whole(&rules) {
+            missing.push(skeleton.as_ref());
+        }
+        last = Some((family, rules));
+    }
+    Ok(missing)
+}
+
+/// Removes the elements of these sets for which `is_gone` holds, and in the same transaction what `more` adds to it.
+pub fn remove(
     nft: &mut Nft,
+    sets: impl Fn(&mut Nft) -> Result<Vec<(Family, String)>>,
     is_gone: impl Fn(&Element) -> bool,
     more: impl Fn(&mut Nft, &mut Batch) -> Result<()>,
 ) -> std::result::Result<(), Error> {
-    retry("removing the pod's rules from nf_tables", || {
+    transaction("removing the pod's rules from nf_tables", || {
         let generation = match nft.generation() {
             // A kernel without nf_tables holds nothing of ours.
             Err(error) if is_unsupported(&error) => return Ok(()),
@@ -114,36 +137,26 @@ pub(crate) fn remove(
     })
 }
 
-/// Whether an element is this attachment's.
-pub(crate) fn is_owned(element: &Element, attachment: &Attachment) -> bool {
-    element.comment.as_deref().and_then(|c| c.split(' ').next()) == Some(&attachment.identity_hex())
-}
-
 /// Whether a chain has a rule with this comment.
-pub(crate) fn has(rules: &[Rule], chain: &str, comment: &str) -> bool {
+pub fn has(rules: &[Rule], chain: &str, comment: &str) -> bool {
     rules.iter().any(|r| r.chain == chain && r.comment.as_deref() == Some(comment))
 }
 
-/// The sets that hold elements of attachments.
-fn sets(nft: &mut Nft) -> Result<Vec<(Family, String)>> {
-    let mut all = vec![(Family::Bridge, spoof::PORTS.to_owned()), (Family::Bridge, spoof::ALLOWED.to_owned())];
-    for family in [Family::Ip, Family::Ip6] {
-        all.extend(masquerade::sets(nft, family)?.into_iter().map(|set| (family, set)));
-    }
-    Ok(all)
-}
-
 /// Whether the kernel (or its loaded modules) cannot do nf_tables.
-pub(crate) fn is_unsupported(error: &netlink::Error) -> bool {
+pub fn is_unsupported(error: &netlink::Error) -> bool {
     [Errno::EOPNOTSUPP, Errno::EPROTONOSUPPORT, Errno::EINVAL, Errno::EAFNOSUPPORT].iter().any(|e| error.is(*e))
 }
 
-/// Runs a transaction until nobody came in between.
-fn retry(what: &str, mut transaction: impl FnMut() -> Result<()>) -> std::result::Result<(), Error> {
+/// Runs a transaction until nobody came in between: `attempt` reads what it needs and commits.
+///
+/// # Errors
+/// What the kernel refuses for another reason, with `what` in front; code 11 if others keep changing the ruleset for
+/// ten seconds.
+pub fn transaction(what: &str, mut attempt: impl FnMut() -> Result<()>) -> std::result::Result<(), Error> {
     let deadline = Instant::now() + PATIENCE;
     let mut refusals = 0;
     loop {
-        match transaction() {
+        match attempt() {
             Ok(()) => return Ok(()),
             Err(error) => {
                 // Somebody else committed in between.
