@@ -10,6 +10,16 @@ pub const FAILURES: &[(&str, &[&str])] = &[
     (
         "1.1.1 is older than CNI 1.1.0: no GC, no STATUS, no route attributes",
         &[
+            "chain_del::gc_of_bandwidth_takes_exactly_the_stale",
+            "chain_del::gc_of_firewall_same_bridge_takes_exactly_the_stale",
+            "chain_del::gc_of_firewall_takes_exactly_the_stale",
+            "chain_del::gc_of_firewall_with_iptables_takes_exactly_the_stale",
+            "chain_del::gc_of_portmap_takes_exactly_the_stale",
+            "chain_del::gc_of_portmap_with_iptables_takes_exactly_the_stale",
+            "chain_del::gc_of_tuning_takes_exactly_the_stale",
+            "chain_verbs::status_is_fine_where_add_would_work",
+            "chain_verbs::status_says_why_add_could_not_work",
+            "chain_verbs::the_result_passes_through_but_for_what_a_plugin_adds",
             "gc_status::another_attachment_of_a_valid_container_goes",
             "gc_status::gc_and_status_through_cnitool",
             "gc_status::gc_of_host_local_alone_frees_reservations",
@@ -141,7 +151,40 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         "CHECK wants promisc exactly as configured",
         &["bridge_check::passes_while_somebody_captures_packets_on_the_bridge"],
     ),
-    ("DEL validates the config", &["bridge_del::a_config_that_became_invalid_can_still_release"]),
+    (
+        "DEL validates the config",
+        &[
+            "bridge_del::a_config_that_became_invalid_can_still_release",
+            "chain_del::bandwidth_whatever_is_missing",
+            "chain_del::firewall_same_bridge_whatever_is_missing",
+            "chain_del::firewall_whatever_is_missing",
+            "chain_del::firewall_with_iptables_whatever_is_missing",
+            "chain_del::portmap_whatever_is_missing",
+            "chain_del::portmap_with_iptables_whatever_is_missing",
+            "chain_del::tuning_whatever_is_missing",
+        ],
+    ),
+    ("ingressPolicy \"isolated\" came after 1.1.1", &["chain_del::firewall_isolated_whatever_is_missing"]),
+    ("DEL without portMappings removes nothing", &["chain_upgrade::portmap_is_removed_without_the_ports"]),
+    ("tuning's backup stays when the namespace is gone", &["chain_upgrade::tuning_is_removed_without_the_namespace"]),
+    (
+        "portmap's CHECK looks for IPv4's rules among IPv6's",
+        &[
+            "chain_conflists::podmans_with_check",
+            "chain_upgrade::pods_of_both_suites_live_side_by_side",
+            "chain_verbs::check_passes_right_after_add",
+            "chain_verbs::check_passes_with_parts_of_the_configs",
+            "chain_verbs::the_whole_chain_passes_check_in_newer_versions",
+        ],
+    ),
+    (
+        "firewall and bandwidth do not speak all versions",
+        &["chain_verbs::every_version_is_spoken_by_every_plugin", "chain_verbs::the_whole_chain_in_older_versions"],
+    ),
+    (
+        "bandwidth without limits and without a previous result panics",
+        &["chain_verbs::with_nothing_to_do_a_missing_previous_result_is_an_error_too"],
+    ),
     (
         "without the interface's addresses DEL does not find the masquerade rules",
         &[
@@ -169,6 +212,8 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         "DEL without the namespace releases the address and nothing else",
         &[
             "bridge_del::without_the_namespace",
+            "chain_conflists::podmans_after_the_namespace_is_gone",
+            "chain_upgrade::the_whole_chain_is_removed_without_the_namespace",
             "macspoof::it_is_gone_after_del_without_the_namespace",
             "masquerade::the_iptables_backend_is_removed_without_the_namespace",
             "masquerade::an_address_taken_over_belongs_to_its_new_owner",
@@ -181,6 +226,7 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         "its binaries are larger than 2.2 MB and, as Debian builds them, dynamic",
         &[
             "bridge_link::the_binaries_are_small_and_alone",
+            "chain_bare::add_check_del_and_gc_need_no_program",
             "chroot::add_needs_proc_alone",
             "chroot::version_and_about_work_with_nothing_at_all",
         ],

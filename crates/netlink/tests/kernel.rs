@@ -636,6 +636,9 @@ fn what_a_link_receives_is_redirected_by_one_action() {
         tc::delete_ingress(&mut socket, link).unwrap();
         tc::delete_ingress(&mut socket, 9999).unwrap();
         assert_eq!((tc::ingress(&mut socket, link), redirects(&mut socket, 9999)), (Ok(None), vec![]));
+    });
+}
+
 /// What the kernel's own list says of flows to these ports: `udp 127.0.0.1 5300`.
 fn tracked() -> Vec<String> {
     let text = std::fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap();
