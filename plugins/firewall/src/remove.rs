@@ -45,7 +45,7 @@ pub(crate) fn remove(gone: &Gone<'_>) -> Result<(), Error> {
         errors.extend(remove_rules(nft, gone, sources_are_gone).err());
     }
     errors.extend(remove_from_xtables(gone).err());
-    first(errors)
+    Error::first_of(errors)
 }
 
 fn is_gone(element: &Element, gone: &Gone<'_>) -> bool {
@@ -145,13 +145,4 @@ fn sources(nft: &mut Nft, gone: &Gone<'_>) -> Result<Vec<IpAddr>, Error> {
         }
     }
     Ok(all)
-}
-
-/// One error for all: the first, the others in its details.
-fn first(errors: Vec<Error>) -> Result<(), Error> {
-    let mut errors = errors.into_iter();
-    let Some(first) = errors.next() else { return Ok(()) };
-    let others = errors.map(|e| format!("also: {}", e.msg));
-    let details: Vec<String> = [first.details.clone()].into_iter().filter(|d| !d.is_empty()).chain(others).collect();
-    Err(first.with_details(details.join("; ")))
 }

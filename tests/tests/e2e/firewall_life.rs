@@ -65,7 +65,8 @@ fn del_needs_neither_result_nor_namespace_nor_a_valid_config() {
             forms.push(Box::new(|pod, _| chain.bare(pod).netns("/run/netns/nowhere").del()));
             forms.push(Box::new(|pod, _| chain.call(pod, &json!({ "ips": "none" })).del()));
             forms.push(Box::new(|pod, _| chain.call(pod, &json!(7)).del()));
-            let keys = json!({ "backend": "none", "ingressPolicy": 5, "iptablesAdminChainName": [], "firewalldZone": {} });
+            let keys =
+                json!({ "backend": "none", "ingressPolicy": 5, "iptablesAdminChainName": [], "firewalldZone": {} });
             forms.push(Box::new(move |pod, _| chain.with(keys.clone()).bare(pod).del()));
             for form in forms {
                 let pod = host.pod();
@@ -354,7 +355,9 @@ fn an_administrators_rule_about_a_pod_is_not_the_references() {
         let pod = host.pod();
         let result = chain.add(&pod);
         let ip = address(&result, 4);
-        for rule in [format!("-s {ip} -j DROP"), format!("-s {ip} -p tcp -j ACCEPT"), format!("-i br0 -s {ip} -j ACCEPT")] {
+        for rule in
+            [format!("-s {ip} -j DROP"), format!("-s {ip} -p tcp -j ACCEPT"), format!("-i br0 -s {ip} -j ACCEPT")]
+        {
             host.run(&format!("iptables -A {CHAIN} {rule}"));
         }
         chain.del(&pod, &result);

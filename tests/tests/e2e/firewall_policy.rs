@@ -167,10 +167,12 @@ fn the_last_pod_takes_its_bridge_with_it() {
     case(|| {
         let host = Host::new();
         let scene = scene(&host, [json!({ "ingressPolicy": "same-bridge" }), json!({ "ingressPolicy": "isolated" })]);
-        let sets = |set: &str| [elements(&host, "ip", set), elements(&host, "ip6", set)].map(|mut names| {
-            names.sort();
-            names
-        });
+        let sets = |set: &str| {
+            [elements(&host, "ip", set), elements(&host, "ip6", set)].map(|mut names| {
+                names.sort();
+                names
+            })
+        };
         assert_eq!(sets("fw-bridges"), [["br22", "br23"], ["br22", "br23"]]);
         assert_eq!(sets("fw-siblings"), [["br22 . br22"], ["br22 . br22"]]);
         assert_eq!(elements(&host, "bridge", "fw-isolated-ports").len(), 2);
@@ -293,4 +295,3 @@ fn a_pod_without_addresses_can_be_isolated() {
         assert_reaches(&pods[0], "10.9.0.2");
     });
 }
-

@@ -62,7 +62,7 @@ pub(crate) fn xtables_drop(family: Family) -> Result<Option<bool>, Error> {
     if !program::has_xtables(family) {
         return Ok(Some(false));
     }
-    let saved = program::save_xtables(family)?;
+    let saved = ruleset::iptables::save(family, TABLE)?;
     Ok(saved.map(|saved| saved.lines().any(|line| line.starts_with(":FORWARD DROP"))))
 }
 
@@ -166,7 +166,7 @@ pub(crate) fn remove_from_xtables(is_gone: impl Fn(&Entry) -> bool) -> Result<()
             continue;
         }
         // Without the programs nobody on this host (the reference, this plugin) can have made any.
-        let Some(saved) = program::save_xtables(family)? else { continue };
+        let Some(saved) = ruleset::iptables::save(family, TABLE)? else { continue };
         let table = Table::of_text(&saved);
         let deletions: Vec<String> = table
             .rules(CHAIN)
