@@ -382,6 +382,7 @@ pub const FAILURES: &[(&str, &[&str])] = &[
     (
         "ingressPolicy isolated came with 1.7",
         &[
+            "examples::ingress_policy",
             "firewall_life::an_add_that_fails_leaves_nothing",
             "firewall_life::killed_at_any_moment_del_cleans",
             "firewall_policy::a_pod_without_addresses_can_be_isolated",
