@@ -469,4 +469,94 @@ pub const FAILURES: &[(&str, &[&str])] = &[
             "tuning_mac::whoever_knew_the_old_address_learns_of_the_new_one_at_once",
         ],
     ),
+    (
+        "firewall speaks 0.4.0 and 1.0.0 alone, without GC and STATUS",
+        &[
+            "firewall_life::a_chain_runs_under_cnitool",
+            "firewall_life::a_pod_goes_silent_where_the_policy_drops_and_it_was_deleted",
+            "firewall_life::a_result_is_needed_and_passes_through_in_every_version",
+            "firewall_life::gc_takes_exactly_what_is_not_in_the_list",
+            "firewall_life::status_says_whether_pods_could_be_let_in",
+        ],
+    ),
+    (
+        "needs iptables and ip6tables always, and starts them ten times",
+        &[
+            "firewall_backend::a_host_that_drops_nothing_needs_no_program",
+            "firewall_backend::an_ipv4_pod_needs_no_ip6tables",
+            "firewall_life::few_programs_are_started",
+        ],
+    ),
+    (
+        "does not look at what drops",
+        &[
+            "firewall_backend::an_unknown_chain_that_drops_is_named",
+            "firewall_backend::backend_nftables_does_not_hide_that_iptables_drops",
+            "firewall_backend::iptables_of_the_kernels_own_tables_is_seen_and_used",
+            "firewall_firewalld::where_docker_drops_too_the_pod_is_let_in_at_both",
+            "firewall_life::an_unknown_backend_is_taken_as_none_and_said",
+        ],
+    ),
+    (
+        "has no rule for what a published port sends",
+        &[
+            "firewall_backend::backend_iptables_has_its_rules_wherever_nothing_drops",
+            "firewall_backend::the_chains_are_the_references",
+            "firewall_backend::with_dockers_forward_policy_pods_pass",
+            "firewall_policy::published_ports_of_policed_pods_are_reached_from_outside",
+        ],
+    ),
+    ("looks, and then acts, without a lock", &["firewall_backend::sixteen_pods_at_once_have_one_jump"]),
+    (
+        "its rules and sources do not tell whose they are: without a result nothing goes, with it a newer pod's may",
+        &[
+            "firewall_firewalld::a_late_del_leaves_the_source_to_the_new_pod",
+            "firewall_firewalld::del_knows_the_sources_without_a_result_or_the_same_config",
+            "firewall_life::a_late_del_leaves_the_address_to_its_new_pod",
+            "firewall_life::del_needs_neither_result_nor_namespace_nor_a_valid_config",
+        ],
+    ),
+    (
+        "a source that is in another zone is an error",
+        &["firewall_firewalld::a_source_that_somebody_has_put_elsewhere_stays_there"],
+    ),
+    ("CHECK ignores firewalld's answer", &["firewall_firewalld::check_looks_at_the_answer"]),
+    (
+        "names neither the zone nor firewalld in its errors",
+        &[
+            "firewall_firewalld::a_zone_that_is_none_undoes_everything",
+            "firewall_firewalld::without_it_the_host_decides_and_by_name_it_is_an_error",
+        ],
+    ),
+    ("waits for the bus for ever", &["firewall_firewalld::a_bus_that_never_answers_is_not_waited_for_long"]),
+    (
+        "leaves what it made when it fails",
+        &[
+            "firewall_life::a_program_that_is_missing_or_fails_undoes_everything",
+            "firewall_life::sigterm_undoes_everything",
+        ],
+    ),
+    ("CHECK makes chains that are missing", &["firewall_life::check_sees_what_is_missing"]),
+    (
+        "ingressPolicy isolated came with 1.7",
+        &[
+            "examples::ingress_policy",
+            "firewall_life::an_add_that_fails_leaves_nothing",
+            "firewall_life::killed_at_any_moment_del_cleans",
+            "firewall_policy::a_pod_without_addresses_can_be_isolated",
+            "firewall_policy::check_sees_what_is_missing_of_a_policy",
+            "firewall_policy::isolated_keeps_siblings_out_too",
+            "firewall_policy::isolated_pods_do_not_reach_each_other_by_way_of_the_gateway",
+            "firewall_policy::policies_of_different_kinds_meet",
+            "firewall_policy::the_last_pod_takes_its_bridge_with_it",
+            "firewall_policy::the_stricter_policy_of_a_bridge_holds_while_it_has_pods",
+        ],
+    ),
+    (
+        "takes whatever it is given, and finds out late",
+        &[
+            "firewall_life::values_that_cannot_be_are_refused_with_nothing_done",
+            "firewall_policy::what_is_no_bridge_is_refused_with_nothing_done",
+        ],
+    ),
 ];

@@ -93,11 +93,18 @@ fn check_skeleton(nft: &mut Nft, skeleton: &dyn Skeleton) -> Result<(), Error> {
 
 fn check_policy(nft: &mut Nft, plan: &Plan, attachment: &Attachment) -> Result<(), Error> {
     let (Some(bridge), policy) = (&plan.bridge, plan.settings.policy) else { return Ok(()) };
-    if policy == Policy::Open || iptables::has_reference_policy(nft, bridge)? {
+    if policy == Policy::Open {
         return Ok(());
     }
     let ports = bridge::ports(policy, bridge, &plan.previous)?;
     let elements = ingress::elements(policy, bridge, &plan.addresses, &ports);
+    let mut is_ours = false;
+    for element in &elements {
+        is_ours |= is_owned(nft, attachment, element)?;
+    }
+    if !is_ours && iptables::has_reference_policy(nft, bridge)? {
+        return Ok(());
+    }
     for skeleton in ingress::skeletons(&elements) {
         check_skeleton(nft, skeleton.as_ref())?;
     }

@@ -10,6 +10,7 @@ use netlink::nft::{BaseChain, Family, Hook, Nft};
 use crate::config::{Backend, Settings};
 use crate::firewalld::Firewalld;
 use crate::iptables::{self, Place};
+use crate::pods;
 
 /// firewalld's own tables, also that which drops all while it loads its rules.
 const FIREWALLD_TABLES: &str = "firewalld";
@@ -112,6 +113,8 @@ fn drops(chain: &BaseChain) -> Option<Drops> {
     }
     let name = format!("{} {} {}", chain.family, chain.table, chain.name);
     Some(match (chain.family, chain.table.as_str(), chain.name.as_str()) {
+        // An administrator may have given our own chain that policy: it has the rules for it.
+        (_, ruleset::TABLE, pods::CHAIN) => return None,
         (Family::Ip | Family::Ip6, iptables::TABLE, iptables::FORWARD) => Drops::Iptables(Place::NfTables),
         (_, table, _) if table.starts_with(FIREWALLD_TABLES) => Drops::Firewalld(name),
         _ => Drops::Unknown(name),
@@ -156,6 +159,7 @@ mod tests {
         assert_eq!(drops(&chain(Family::Ip, "filter", "FORWARD", 2, false)), None);
         assert_eq!(drops(&chain(Family::Ip, "filter", "INPUT", 1, true)), None);
         assert_eq!(drops(&chain(Family::Ip, "filter", "FORWARD", 2, true)), Some(Drops::Iptables(Place::NfTables)));
+        assert_eq!(drops(&chain(Family::Ip, "oxbridge", "fw-forward", 2, true)), None);
         let unknown = |family, table, name| drops(&chain(family, table, name, 2, true)).unwrap();
         assert_eq!(unknown(Family::Inet, "filter", "FORWARD"), Drops::Unknown("inet filter FORWARD".to_owned()));
         assert_eq!(unknown(Family::Ip, "filter", "forward"), Drops::Unknown("ip filter forward".to_owned()));

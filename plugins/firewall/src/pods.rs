@@ -23,7 +23,8 @@ use ruleset::{NewElement, Skeleton, TABLE, bytes, has};
 pub(crate) const PODS: &str = "fw-pods";
 /// The set of those that firewalld has as sources.
 pub(crate) const SOURCES: &str = "fw-firewalld";
-const CHAIN: &str = "fw-forward";
+/// The chain that pods pass.
+pub(crate) const CHAIN: &str = "fw-forward";
 const REPLIES: &str = "what belongs to a pod's connections";
 const PUBLISHED: &str = "what a published port sends to a pod";
 const OUT: &str = "what a pod sends";

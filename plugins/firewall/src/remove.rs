@@ -45,7 +45,7 @@ pub(crate) fn remove(gone: &Gone<'_>) -> Result<(), Error> {
         errors.extend(remove_rules(nft, gone, sources_are_gone).err());
     }
     errors.extend(remove_from_xtables(gone).err());
-    first(errors)
+    Error::first_of(errors)
 }
 
 fn is_gone(element: &Element, gone: &Gone<'_>) -> bool {
@@ -90,48 +90,46 @@ fn remove_from_xtables(gone: &Gone<'_>) -> Result<(), Error> {
 }
 
 /// Takes the addresses out of firewalld's zones. Before their elements go: without these nobody would find them again.
-fn remove_sources(nft: Option<&mut Nft>, gone: &Gone<'_>) -> Result<(), Error> {
-    let mut lock = None;
-    let mut ours = Vec::new();
-    let mut of_reference = Vec::new();
-    if let Some(nft) = nft {
-        if has_sources(nft, gone)? {
-            lock = Some(lock::firewall()?);
-            // Again: while the lock was not held, a new pod may have got the address.
-            ours = sources(nft, gone)?;
-        }
-        if gone.asks_firewalld {
-            for address in gone.of_reference {
-                let element = pods::element(pods::PODS, *address);
-                // An address in our set is no pod's of the reference, or not any more.
-                if !matches!(nft.element(element.family, TABLE, &element.set, &element.key), Ok(Some(_))) {
-                    of_reference.push(*address);
-                }
-            }
-        }
-    } else if gone.asks_firewalld {
-        of_reference = gone.of_reference.to_vec();
+fn remove_sources(mut nft: Option<&mut Nft>, gone: &Gone<'_>) -> Result<(), Error> {
+    if gone.asks_firewalld
+        && let Err(error) = remove_sources_of_reference(nft.as_deref_mut(), gone)
+    {
+        // Nobody knows whether there were any.
+        host::syslog::warn("firewall", format_args!("looking for what the reference made: {error}"));
     }
-    if ours.is_empty() && of_reference.is_empty() {
+    let Some(nft) = nft else { return Ok(()) };
+    if sources(nft, gone)?.is_empty() {
         return Ok(());
     }
+    let _lock = lock::firewall()?;
     // If it does not run, it has forgotten all sources.
     let Some(mut firewalld) = Firewalld::find()? else { return Ok(()) };
+    // Read again: while the lock was not held, a new pod may have got the address.
     let mut result = Ok(());
-    for address in ours {
+    for address in sources(nft, gone)? {
         result = firewalld.remove(address).and(result);
     }
-    for address in of_reference {
-        result = firewalld.remove_from(gone.zone, address).and(result);
-    }
-    drop(lock);
     result
 }
 
-fn has_sources(nft: &mut Nft, gone: &Gone<'_>) -> Result<bool, Error> {
-    Ok(!sources(nft, gone)?.is_empty())
+/// Takes the addresses out of the zone that the reference has put them into.
+fn remove_sources_of_reference(nft: Option<&mut Nft>, gone: &Gone<'_>) -> Result<(), Error> {
+    let mut addresses = gone.of_reference.to_vec();
+    if let Some(nft) = nft {
+        // An address in our set is no pod's of the reference, or not any more.
+        addresses.retain(|address| {
+            let element = pods::element(pods::PODS, *address);
+            !matches!(nft.element(element.family, TABLE, &element.set, &element.key), Ok(Some(_)))
+        });
+    }
+    if addresses.is_empty() {
+        return Ok(());
+    }
+    let Some(mut firewalld) = Firewalld::find()? else { return Ok(()) };
+    addresses.into_iter().try_for_each(|address| firewalld.remove_from(gone.zone, address))
 }
 
+/// The addresses that are sources of firewalld's zones, of who is gone.
 fn sources(nft: &mut Nft, gone: &Gone<'_>) -> Result<Vec<IpAddr>, Error> {
     let mut all = Vec::new();
     for family in [Family::Ip, Family::Ip6] {
@@ -145,13 +143,4 @@ fn sources(nft: &mut Nft, gone: &Gone<'_>) -> Result<Vec<IpAddr>, Error> {
         }
     }
     Ok(all)
-}
-
-/// One error for all: the first, the others in its details.
-fn first(errors: Vec<Error>) -> Result<(), Error> {
-    let mut errors = errors.into_iter();
-    let Some(first) = errors.next() else { return Ok(()) };
-    let others = errors.map(|e| format!("also: {}", e.msg));
-    let details: Vec<String> = [first.details.clone()].into_iter().filter(|d| !d.is_empty()).chain(others).collect();
-    Err(first.with_details(details.join("; ")))
 }

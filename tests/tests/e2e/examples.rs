@@ -63,6 +63,9 @@ fn works(file: &str) {
     if lo {
         assert_reaches(&pods[0], "127.0.0.1");
     }
+    let policies = config["plugins"].as_array().map_or(&[][..], Vec::as_slice);
+    let is_isolated =
+        plugin["portIsolation"] == true || policies.iter().any(|plugin| plugin["ingressPolicy"] == "isolated");
     let bridge = plugin["bridge"].as_str().unwrap_or("cni0");
     let addresses = |place: &dyn Fn() -> Vec<String>| -> Vec<String> {
         place().iter().map(|a| a.split('/').next().unwrap().to_owned()).collect()
@@ -81,7 +84,7 @@ fn works(file: &str) {
     }
     if !single {
         for address in of_pod {
-            if plugin["portIsolation"] == true {
+            if is_isolated {
                 assert_silent(&pods[1], &address);
             } else {
                 assert_reaches(&pods[1], &address);
@@ -124,6 +127,7 @@ examples! {
     static_addresses: "40-static.conflist",
     macspoofchk: "50-macspoofchk.conflist",
     isolation: "51-isolation.conflist",
+    ingress_policy: "52-ingress-policy.conflist",
     tuning: "60-tuning.conflist",
     podman: "87-podman.conflist",
     loopback: "99-loopback.conflist",

@@ -2,7 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -129,15 +129,26 @@ pub(crate) fn publish(host: &Host, port: u16, pod: &Pod, pod_port: u16) {
     }
 }
 
-/// Whether a connection to the address and port comes about with a server on this port of all of a place's addresses.
-pub(crate) fn connects(from: &impl Place, address: &str, port: u16, server: &impl Place, server_port: u16) -> bool {
+/// Whether a connection to the address and port comes about in this time, with a server on its own port in a pod.
+pub(crate) fn connects(from: &impl Place, address: &str, port: u16, server: (&Pod, u16), within: Duration) -> bool {
     let any = if address.contains(':') { "[::]" } else { "0.0.0.0" };
-    let _listener = server.enter(|| TcpListener::bind(format!("{any}:{server_port}")).unwrap());
+    let _listener = server.0.enter(|| TcpListener::bind(format!("{any}:{}", server.1)).unwrap());
     let target = SocketAddr::new(address.parse().unwrap(), port);
-    from.enter(|| TcpStream::connect_timeout(&target, Duration::from_millis(400)).is_ok())
+    let start = Instant::now();
+    // Anew, instead of waiting for TCP's own retransmissions, which take seconds.
+    from.enter(|| {
+        loop {
+            if TcpStream::connect_timeout(&target, Duration::from_millis(250)).is_ok() {
+                return true;
+            }
+            if start.elapsed() >= within {
+                return false;
+            }
+        }
+    })
 }
 
-/// The `number`th pod address of a family in a result.
+/// The pod's first address of a family in a result.
 pub(crate) fn address(result: &Value, family: u8) -> String {
     let is_of = |address: &&str| address.contains(':') == (family == 6);
     let addresses = result["ips"].as_array().unwrap().iter().map(|ip| ip["address"].as_str().unwrap());

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tests::{
     Host, Place, case,
     traffic::{
-        assert_reaches, assert_silent,
+        PATIENCE, assert_reaches, assert_silent,
         outside::{HOST4, HOST6, SERVER4, SERVER6},
     },
 };
@@ -59,7 +59,7 @@ fn with_dockers_forward_policy_pods_pass() {
         assert_silent(host.outside(), &address(&result, 6));
         publish(&host, 8080, &pod, 80);
         for of_host in [HOST4, HOST6] {
-            assert!(connects(host.outside(), of_host, 8080, &pod, 80), "{of_host}: the published port");
+            assert!(connects(host.outside(), of_host, 8080, (&pod, 80), PATIENCE), "{of_host}: the published port");
         }
         chain.call(&pod, &result).del().ok();
         assert_silent(&pod, SERVER4);
@@ -284,8 +284,9 @@ fn sixteen_pods_at_once_have_one_jump() {
 fn two_backends_side_by_side_do_not_forbid_iptables_its_table() {
     case(|| {
         let host = Host::new();
-        let chain = Chain::new(&host, json!({}));
+        let chain = Chain::new(&host, json!({ "ingressPolicy": "same-bridge" }));
         chain.add(&host.pod());
+        chain.other("other", 23).with(json!({ "ingressPolicy": "isolated" })).add(&host.pod());
         // Native rules in `ip filter` would make iptables refuse it.
         for program in ["iptables", "ip6tables"] {
             host.run(&format!("{program} -A FORWARD -j ACCEPT"));
@@ -294,5 +295,31 @@ fn two_backends_side_by_side_do_not_forbid_iptables_its_table() {
         let saved = host.run("nft list ruleset");
         host.write("/run/test/ruleset", &saved);
         host.run("nft -c -f /run/test/ruleset");
+    });
+}
+
+#[test]
+fn our_own_chain_may_be_given_the_policy_drop() {
+    case(|| {
+        let host = Host::new();
+        route_to_pods(&host, 22);
+        let chain = Chain::new(&host, json!({}));
+        let (pod, other) = (host.pod(), host.pod());
+        let result = chain.add(&pod);
+        for family in ["ip", "ip6"] {
+            host.run(&format!("nft add chain {family} oxbridge fw-forward {{ policy drop ; }}"));
+        }
+        let other_result = chain.connect(&other);
+        assert_silent(&other, SERVER4);
+        for server in [SERVER4, SERVER6] {
+            assert_reaches(&pod, server);
+        }
+        publish(&host, 8080, &pod, 80);
+        for (of_host, family) in [(HOST4, 4), (HOST6, 6)] {
+            assert!(connects(host.outside(), of_host, 8080, (&pod, 80), PATIENCE), "{of_host}");
+            assert_silent(host.outside(), &address(&result, family));
+        }
+        chain.call(&other, &other_result).add().ok();
+        assert_reaches(&other, SERVER4);
     });
 }

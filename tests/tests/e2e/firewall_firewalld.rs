@@ -2,20 +2,15 @@
 
 use std::{
     collections::BTreeMap,
-    os::unix::process::CommandExt,
+    io::{Read, Write},
+    os::unix::{net::UnixListener, net::UnixStream, process::CommandExt},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
 
-use rustbus::{
-    RpcConn,
-    connection::{Timeout, get_system_bus_path, ll_conn::force_finish_on_error},
-    message_builder::MarshalledMessage,
-    standard_messages,
-};
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::{Host, Place, case, config::with, traffic::assert_reaches, traffic::outside::SERVER4};
 
 use crate::firewall::{Chain, address, elements, rules};
@@ -27,7 +22,7 @@ const CONFIG: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bu
   <type>system</type>
   <listen>unix:path=/run/dbus/system_bus_socket</listen>
   <policy context="default">
-    <allow user="*"/><allow own="*"/><allow send_type="method_call"/><allow send_destination="*"/>
+    <allow user="*"/><allow own="*"/><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/>
   </policy>
 </busconfig>
 "#;
@@ -43,7 +38,7 @@ impl Bus {
         let child = host.enter(|| {
             let mut daemon = Command::new("dbus-daemon");
             daemon.args(["--config-file=/run/test/bus.conf", "--nofork", "--nopidfile", "--nosyslog"]);
-            daemon.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).spawn()
+            daemon.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn()
         });
         let Ok(child) = child else { tests::skip("there is no dbus-daemon (package dbus)") };
         let bus = Self(child);
@@ -74,66 +69,186 @@ type Sources = Arc<Mutex<BTreeMap<String, String>>>;
 fn firewalld(host: &Host) -> Sources {
     let sources = Sources::default();
     let of_service = Arc::clone(&sources);
-    let mut bus = host.enter(|| RpcConn::connect_to_path(get_system_bus_path().unwrap(), Timeout::Infinite)).unwrap();
-    let mut name = standard_messages::request_name("org.fedoraproject.FirewallD1", 0);
-    let serial = bus.send_message(&mut name).unwrap().write_all().map_err(force_finish_on_error).unwrap();
-    bus.wait_response(serial, Timeout::Infinite).unwrap();
+    let mut bus = Peer::join(host.enter(|| UnixStream::connect(SOCKET).unwrap()));
     thread::spawn(move || {
-        while let Ok(call) = bus.wait_call(Timeout::Infinite) {
-            let mut reply = answer(&call, &of_service);
-            if bus.send_message(&mut reply).unwrap().write_all().map_err(force_finish_on_error).is_err() {
-                break;
+        while let Some(call) = bus.receive() {
+            if call.is_call {
+                let answer = answer(&call, &mut of_service.lock().unwrap());
+                bus.reply(&call, answer);
             }
         }
     });
     sources
 }
 
-/// As `firewall/core/fw_zone.py` and `firewall/server/firewalld.py` answer.
-fn answer(call: &MarshalledMessage, sources: &Sources) -> MarshalledMessage {
-    let header = &call.dynheader;
-    let known = header.interface.as_deref() == Some("org.fedoraproject.FirewallD1.zone")
-        && header.object.as_deref() == Some("/org/fedoraproject/FirewallD1");
-    let member = header.member.as_deref().unwrap_or_default();
-    let mut texts = call.body.parser();
-    let mut next = || texts.get::<&str>().unwrap_or_default().to_owned();
-    let refuse = |text: String| header.make_error_response("org.fedoraproject.FirewallD1.Exception", Some(text));
-    let mut sources = sources.lock().unwrap();
-    let mut reply = header.make_response();
-    if member == "getZoneOfSource" && known {
-        reply.body.push_param(sources.get(&next()).cloned().unwrap_or_default()).unwrap();
-        return reply;
+/// As `firewall/core/fw_zone.py` and `firewall/server/firewalld.py` answer. Error: what its exception says.
+fn answer(call: &Incoming, sources: &mut BTreeMap<String, String>) -> Result<Value, String> {
+    if let ("getZoneOfSource", [source]) = (call.member.as_str(), &call.texts[..]) {
+        return Ok(sources.get(source).cloned().unwrap_or_default().into());
     }
-    let (zone, source) = (next(), next());
-    if !known || !["addSource", "removeSource", "querySource"].contains(&member) {
-        return standard_messages::unknown_method(header);
-    }
+    let [zone, source] = &call.texts[..] else { return Err(format!("what is {}?", call.member)) };
     if !["trusted", "public"].contains(&zone.as_str()) {
-        return refuse(format!("INVALID_ZONE: {zone}"));
+        return Err(format!("INVALID_ZONE: {zone}"));
     }
-    let has = sources.get(&source).cloned();
-    match (member, has) {
-        ("querySource", has) => {
-            reply.body.push_param(has.as_ref() == Some(&zone)).unwrap();
-            return reply;
-        }
-        ("addSource", Some(has)) if has == zone => {
-            return refuse(format!("ZONE_ALREADY_SET: '{source}' already bound to '{zone}'"));
-        }
-        ("removeSource", None) => return refuse(format!("UNKNOWN_SOURCE: '{source}' is not in any zone")),
-        (_, Some(has)) if has != zone => return refuse(format!("ZONE_CONFLICT: '{source}' already bound to a zone")),
-        ("addSource", _) => _ = sources.insert(source, zone.clone()),
-        _ => _ = sources.remove(&source),
+    match (call.member.as_str(), sources.get(source)) {
+        ("querySource", has) => return Ok((has == Some(zone)).into()),
+        ("addSource", Some(has)) if has == zone => return Err(format!("ZONE_ALREADY_SET: '{source}' in '{zone}'")),
+        ("removeSource", None) => return Err(format!("UNKNOWN_SOURCE: '{source}' is not in any zone")),
+        (_, Some(has)) if has != zone => return Err(format!("ZONE_CONFLICT: '{source}' already bound to a zone")),
+        ("addSource", _) => _ = sources.insert(source.clone(), zone.clone()),
+        ("removeSource", _) => _ = sources.remove(source),
+        _ => return Err(format!("what is {}?", call.member)),
     }
-    reply.body.push_param(zone).unwrap();
-    reply
+    Ok(zone.clone().into())
+}
+
+/// A program on the bus, as far as it takes to be called with texts. The bus refuses who does not keep to the format.
+struct Peer(UnixStream);
+
+/// A message with texts, or none.
+struct Incoming {
+    is_call: bool,
+    serial: u32,
+    sender: String,
+    member: String,
+    texts: Vec<String>,
+}
+
+impl Peer {
+    fn join(mut stream: UnixStream) -> Self {
+        stream.write_all(b"\0AUTH EXTERNAL 30\r\n").unwrap();
+        let mut line = Vec::new();
+        while !line.ends_with(b"\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            line.push(byte[0]);
+        }
+        assert!(line.starts_with(b"OK"), "{}", String::from_utf8_lossy(&line));
+        stream.write_all(b"BEGIN\r\n").unwrap();
+        let mut peer = Self(stream);
+        let bus = "org.freedesktop.DBus";
+        let to_bus = |member| [(1, 'o', "/org/freedesktop/DBus"), (2, 's', bus), (3, 's', member), (6, 's', bus)];
+        peer.send(1, &to_bus("Hello"), None, "", &[]);
+        peer.send(1, &to_bus("RequestName"), None, "su", &{
+            let mut body = text("org.fedoraproject.FirewallD1");
+            body.resize(body.len().next_multiple_of(4) + 4, 0);
+            body
+        });
+        // Hello's answer, the two names' signals, and the answer that the name is its own.
+        for _ in 0..4 {
+            assert!(!peer.receive().unwrap().is_call);
+        }
+        peer
+    }
+
+    fn reply(&mut self, call: &Incoming, answer: Result<Value, String>) {
+        let to = (6, 's', call.sender.as_str());
+        let serial = Some(call.serial);
+        match answer {
+            Ok(Value::Bool(yes)) => self.send(2, &[to], serial, "b", &u32::from(yes).to_le_bytes()),
+            Ok(value) => self.send(2, &[to], serial, "s", &text(value.as_str().unwrap())),
+            Err(said) => {
+                let name = (4, 's', "org.fedoraproject.FirewallD1.Exception");
+                self.send(3, &[to, name], serial, "s", &text(&said));
+            }
+        }
+    }
+
+    fn send(&mut self, kind: u8, fields: &[(u8, char, &str)], of: Option<u32>, signature: &str, body: &[u8]) {
+        let mut list = Vec::new();
+        for (code, of_type, value) in fields {
+            list.resize(list.len().next_multiple_of(8), 0);
+            list.extend([*code, 1, *of_type as u8, 0]);
+            list.extend(text(value));
+        }
+        if let Some(serial) = of {
+            list.resize(list.len().next_multiple_of(8), 0);
+            list.extend([5, 1, b'u', 0]);
+            list.extend(serial.to_le_bytes());
+        }
+        if !signature.is_empty() {
+            list.resize(list.len().next_multiple_of(8), 0);
+            list.extend([8, 1, b'g', 0, u8::try_from(signature.len()).unwrap()]);
+            list.extend(signature.bytes().chain([0]));
+        }
+        let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap().to_le_bytes();
+        let mut message = vec![b'l', kind, 0, 1];
+        message.extend(length(body));
+        message.extend(7_u32.to_le_bytes());
+        message.extend(length(&list));
+        message.extend(list);
+        message.resize(message.len().next_multiple_of(8), 0);
+        message.extend(body);
+        _ = self.0.write_all(&message);
+    }
+
+    /// `None`: the bus has ended.
+    fn receive(&mut self) -> Option<Incoming> {
+        let mut fixed = [0; 16];
+        self.0.read_exact(&mut fixed).ok()?;
+        assert_eq!(fixed[0], b'l', "the machine's own byte order");
+        let fields_len = number(&fixed, 12);
+        let mut rest = vec![0; fields_len.next_multiple_of(8) + number(&fixed, 4)];
+        self.0.read_exact(&mut rest).ok()?;
+        let body = rest.split_off(fields_len.next_multiple_of(8));
+        let mut incoming = Incoming {
+            is_call: fixed[1] == 1,
+            serial: u32::from_le_bytes(fixed[8..12].try_into().unwrap()),
+            sender: String::new(),
+            member: String::new(),
+            texts: Vec::new(),
+        };
+        let (mut at, mut texts) = (0, 0);
+        while at < fields_len {
+            at = at.next_multiple_of(8);
+            let (code, of_type) = (rest[at], rest[at + 2]);
+            at += 4;
+            match of_type {
+                b'g' => {
+                    texts = rest[at + 1..][..usize::from(rest[at])].iter().filter(|c| **c == b's').count();
+                    at += usize::from(rest[at]) + 2;
+                }
+                b'u' => at += 4,
+                _ => {
+                    let value = text_at(&rest, at);
+                    at += value.len() + 5;
+                    match code {
+                        3 => incoming.member = value,
+                        7 => incoming.sender = value,
+                        _ => {}
+                    }
+                }
+            }
+        }
+        let mut at = 0_usize;
+        for _ in 0..texts {
+            at = at.next_multiple_of(4);
+            incoming.texts.push(text_at(&body, at));
+            at += incoming.texts.last().unwrap().len() + 5;
+        }
+        Some(incoming)
+    }
+}
+
+fn text(text: &str) -> Vec<u8> {
+    let mut bytes = u32::try_from(text.len()).unwrap().to_le_bytes().to_vec();
+    bytes.extend(text.bytes().chain([0]));
+    bytes
+}
+
+fn text_at(bytes: &[u8], at: usize) -> String {
+    String::from_utf8(bytes[at + 4..][..number(bytes, at)].to_vec()).unwrap()
+}
+
+fn number(bytes: &[u8], at: usize) -> usize {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()).try_into().unwrap()
 }
 
 fn list(sources: &Sources) -> Vec<String> {
     sources.lock().unwrap().iter().map(|(source, zone)| format!("{source} {zone}")).collect()
 }
 
-fn in_zone(result: &serde_json::Value, zone: &str) -> Vec<String> {
+fn in_zone(result: &Value, zone: &str) -> Vec<String> {
     let mut all = vec![format!("{}/32 {zone}", address(result, 4)), format!("{}/128 {zone}", address(result, 6))];
     all.sort();
     all
@@ -349,7 +464,7 @@ fn a_bus_that_never_answers_is_not_waited_for_long() {
         let host = Host::new();
         host.run("mkdir -p /run/dbus");
         // It takes connections, and that is all.
-        let _silent = host.enter(|| std::os::unix::net::UnixListener::bind(SOCKET).unwrap());
+        let _silent = host.enter(|| UnixListener::bind(SOCKET).unwrap());
         let chain = Chain::new(&host, json!({}));
         let pod = host.pod();
         let result = chain.connect(&pod);

@@ -62,18 +62,18 @@ pub(crate) fn xtables_drop(family: Family) -> Result<Option<bool>, Error> {
     if !program::has_xtables(family) {
         return Ok(Some(false));
     }
-    let saved = program::save_xtables(family)?;
+    let saved = ruleset::iptables::save(family, TABLE)?;
     Ok(saved.map(|saved| saved.lines().any(|line| line.starts_with(":FORWARD DROP"))))
 }
 
-/// Lets the pod in. Returns whether there was anything to add. The lock is held by the caller.
-pub(crate) fn install(nft: &mut Nft, place: Place, pod: &Pod<'_>) -> Result<bool, Error> {
+/// Lets the pod in. The lock is held by the caller.
+pub(crate) fn install(nft: &mut Nft, place: Place, pod: &Pod<'_>) -> Result<(), Error> {
     let mut last = None;
     for _ in 0..TRIES {
         let table = Table::read(nft, pod.family, place, &[FORWARD, CHAIN, pod.admin_chain])?;
-        let Some(script) = addition(&table, pod) else { return Ok(last.is_some()) };
+        let Some(script) = addition(&table, pod) else { return Ok(()) };
         match (program::restore(pod.family, place, &script), last) {
-            (Ok(()), _) => return Ok(true),
+            (Ok(()), _) => return Ok(()),
             // Somebody else may have made a chain meanwhile; with nothing changed the refusal is about something else.
             (Err(error), Some(before)) if before == script => return Err(error),
             (Err(_), _) => last = Some(script),
@@ -166,7 +166,7 @@ pub(crate) fn remove_from_xtables(is_gone: impl Fn(&Entry) -> bool) -> Result<()
             continue;
         }
         // Without the programs nobody on this host (the reference, this plugin) can have made any.
-        let Some(saved) = program::save_xtables(family)? else { continue };
+        let Some(saved) = ruleset::iptables::save(family, TABLE)? else { continue };
         let table = Table::of_text(&saved);
         let deletions: Vec<String> = table
             .rules(CHAIN)

@@ -21,15 +21,6 @@ pub(crate) fn restore(family: Family, place: Place, script: &str) -> Result<(), 
     })
 }
 
-/// What `iptables-save` says of the table in x_tables; `None`: there is no such program.
-pub(crate) fn save_xtables(family: Family) -> Result<Option<String>, Error> {
-    match first_that_starts(family, Place::Xtables, "save", &["-t", TABLE], b"") {
-        Ok(saved) => Ok(Some(saved)),
-        Err(process::Error::Start { .. }) => Ok(None),
-        Err(error) => Err(Error::internal(format!("failed to read the iptables rules: {error}"))),
-    }
-}
-
 /// Whether x_tables has this table: it lists those that were ever used in this namespace, nf_tables has none there.
 pub(crate) fn has_xtables(family: Family) -> bool {
     ruleset::iptables::uses_xtables(family, TABLE)

@@ -7,8 +7,6 @@ use cni::Error;
 use netlink::nft::{Family, Nft, Rule};
 use ruleset::bytes;
 
-use super::program;
-
 /// The table.
 pub(crate) const TABLE: &str = "filter";
 /// The chain of what is forwarded.
@@ -64,7 +62,7 @@ impl Table {
         match place {
             Place::NfTables => Self::of_nf_tables(nft, family, chains)
                 .map_err(|e| Error::internal(format!("failed to read the rules of {family} {TABLE}: {e}"))),
-            Place::Xtables => Ok(Self::of_text(&program::save_xtables(family)?.unwrap_or_default())),
+            Place::Xtables => Ok(Self::of_text(&ruleset::iptables::save(family, TABLE)?.unwrap_or_default())),
         }
     }
 

@@ -109,7 +109,7 @@ pub(crate) fn footprint(suites: Pair<'_>, table: &mut Table) -> Outcome<()> {
     for (plugin, config) in [portmap(1, 0), firewall(), tuning(), bandwidth()] {
         let (mut peaks, mut programs) = (Vec::new(), Vec::new());
         for (side, suite) in suites.into_iter().enumerate() {
-            let chain = Chain::new(suite, "chain-footprint", side, Vec::new())?;
+            let chain = Chain::new(suite, &format!("footprint-{plugin}"), side, Vec::new())?;
             let pod = NetNs::new()?;
             let (_, result) = chain.add("pod", &pod)?;
             let (config, netns) = (with_result(&config, &result), pod.path());
