@@ -342,6 +342,97 @@ pub const FAILURES: &[(&str, &[&str])] = &[
     ("has chains of its own", &["coexistence::the_document_names_every_chain_that_packets_pass"]),
     ("the mapping that came first wins", &["portmap_traffic::a_mapping_with_a_host_ip_wins_over_one_for_any_address"]),
     (
+        "has no nftables backend in 1.1.1, and none of its rules are elements",
+        &[
+            "portmap_add::addresses_of_services_make_the_rules_choose",
+            "portmap_add::another_add_of_the_same_replaces_what_was_there",
+            "portmap_add::each_mapping_is_an_element_of_the_pods_families_with_its_owner",
+            "portmap_add::protocols_are_taken_in_any_case",
+            "portmap_add::what_nft_lists_nft_reads_back",
+            "portmap_check::every_rule_and_element_that_is_gone_is_noticed",
+            "portmap_conflict::an_element_that_says_nothing_of_its_owner_is_respected",
+            "portmap_conflict::mappings_under_different_conditions_do_not_conflict",
+            "portmap_del::the_ports_of_others_are_not_looked_at",
+            "portmap_gc::other_networks_and_the_operators_elements_stay",
+        ],
+    ),
+    (
+        "makes entry rules for families for which there is nothing to publish",
+        &["portmap_add::a_pod_without_ports_changes_nothing"],
+    ),
+    (
+        "says nothing of programs that listen on a published port",
+        &["portmap_add::a_program_of_the_host_that_listens_on_the_port_is_named"],
+    ),
+    (
+        "leaves everything when the result cannot be written",
+        &["portmap_add::a_result_that_nobody_can_read_undoes_everything"],
+    ),
+    (
+        "a pod reaches itself only with hairpinMode in the config of bridge",
+        &["portmap_add::hairpin_mode_is_turned_on_where_it_is_needed_and_undone"],
+    ),
+    (
+        "finds out from iptables what cannot work, when half is done; knows no backend and no duplicates",
+        &["portmap_add::what_cannot_work_is_refused_with_nothing_done"],
+    ),
+    (
+        "CHECK of 1.1.1 looks for the IPv4 rules in ip6tables, and fails",
+        &[
+            "portmap_check::other_values_are_said",
+            "portmap_check::the_references_pods_pass",
+            "portmap_check::the_setting_for_127_0_0_1_is_looked_at",
+            "portmap_iptables::check_misses_each_rule",
+            "portmap_iptables::rules_of_legacy_iptables_are_removed",
+            "portmap_iptables::the_rules_are_the_references",
+            "portmap_iptables::what_only_iptables_can_say_is_said_to_iptables",
+        ],
+    ),
+    (
+        "does not notice that a port is taken, and leaves a dead pod's rules in front",
+        &[
+            "portmap_conflict::a_live_pods_port_is_refused_with_its_name_and_nothing_done",
+            "portmap_conflict::a_port_of_a_pod_that_is_certainly_gone_is_taken_over",
+            "portmap_conflict::a_restart_of_the_same_container_takes_its_own_back",
+            "portmap_conflict::one_sign_of_death_is_not_enough",
+            "portmap_conflict::without_a_link_of_our_bridge_nothing_speaks_against_a_holder",
+        ],
+    ),
+    (
+        "one chain for all interfaces that a container has in a network",
+        &[
+            "portmap_del::del_of_another_container_touches_nothing",
+            "portmap_del::other_attachments_of_the_container_keep_their_ports",
+        ],
+    ),
+    (
+        "DEL without portMappings removes nothing",
+        &[
+            "portmap_del::a_changed_backend_leaves_nothing_behind",
+            "portmap_del::nothing_is_left_of_the_iptables_backend",
+            "portmap_del::nothing_is_left_under_conditions",
+            "portmap_del::nothing_is_left_whatever_is_known",
+            "portmap_del::the_references_pods_lose_their_rules",
+        ],
+    ),
+    ("runs iptables", &["portmap_del::no_program_is_needed", "portmap_iptables::without_the_program_nothing_is_done"]),
+    (
+        "GC and STATUS came after 1.1.1, and do nothing since",
+        &[
+            "portmap_gc::exactly_the_stale_ones_go",
+            "portmap_gc::status_says_whether_add_could_work",
+            "portmap_gc::the_references_chains_go_too",
+        ],
+    ),
+    (
+        "a second ADD leaves the old rules in front",
+        &["portmap_iptables::a_second_add_changes_nothing_and_another_replaces"],
+    ),
+    (
+        "many at once make the shared rules several times",
+        &["portmap_iptables::many_at_once_make_the_shared_rules_once"],
+    ),
+    (
         "catches what is sent to any address of the host, whatever link it is on",
         &[
             "portmap_traffic::addresses_of_services_in_ipvs_mode_are_not_caught",

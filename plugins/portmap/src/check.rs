@@ -20,9 +20,17 @@ pub(crate) fn check(call: &Call) -> Result<(), Error> {
     let attachment = call.attachment();
     let mut route = open(Protocol::Route)?;
     let host = Host::look(&mut route).map_err(|e| failed("list the host's addresses", &e))?;
+    let mut is_ours = plan.backend == Backend::Nftables;
     for target in &targets {
-        if let Some(missing) = missing(&attachment, target, &host)? {
-            return Err(Error::internal(format!("the ports of {} are not published as at ADD: {missing}", target.pod)));
+        match look(&attachment, target, &host)? {
+            Found::Whole => {}
+            Found::References => is_ours = false,
+            Found::Lacks(what) => {
+                return Err(Error::internal(format!(
+                    "the ports of {} are not published as at ADD: {what}",
+                    target.pod
+                )));
+            }
         }
         if target.plan.snat
             && let Some(link) =
@@ -33,37 +41,49 @@ pub(crate) fn check(call: &Call) -> Result<(), Error> {
     }
     let link = owner::host_link(&mut route, &attachment).map_err(|e| failed("look for the pod's host link", &e))?;
     match hairpin::missing(link.as_ref(), &targets) {
-        Some(port) => Err(Error::internal(format!(
+        // The reference leaves that to the config of bridge.
+        Some(port) if is_ours => Err(Error::internal(format!(
             "hairpin mode of \"{port}\" is off, expected on: by bridge-nf-call-iptables the pod does not reach itself without"
         ))),
-        None => Ok(()),
+        _ => Ok(()),
     }
 }
 
-fn missing(attachment: &Attachment, target: &Target<'_>, host: &Host) -> Result<Option<String>, Error> {
-    if target.plan.backend == Backend::Iptables {
-        return iptables::missing(attachment, target).map(|rule| rule.map(|r| format!("{r} is missing in iptables")));
+/// How a target is published.
+enum Found {
+    Whole,
+    /// By the reference, as a pod that is older than this plugin on its host.
+    References,
+    /// Not, or not whole: what is missing.
+    Lacks(String),
+}
+
+impl From<Option<String>> for Found {
+    fn from(missing: Option<String>) -> Self {
+        missing.map_or(Self::Whole, Self::Lacks)
     }
-    let look = |nft: &mut Nft| -> netlink::Result<(Option<String>, bool, bool)> {
-        let missing = native::missing(nft, attachment, target, host)?;
-        if missing.is_none() {
-            return Ok((None, false, false));
-        }
-        let count = target.mappings().count();
-        Ok((
-            missing,
-            reference::has_nft_rules(nft, attachment, target.pod.addr(), count)?,
-            reference::has_iptables_chain(nft, attachment, target.family())?,
-        ))
+}
+
+fn look(attachment: &Attachment, target: &Target<'_>, host: &Host) -> Result<Found, Error> {
+    let in_iptables = || -> Result<Option<String>, Error> {
+        Ok(iptables::missing(attachment, target)?.map(|rule| format!("{rule} is missing in iptables")))
     };
-    let mut nft = Nft::open().map_err(|e| failed("open nf_tables", &e))?;
-    match look(&mut nft).map_err(|e| failed("read the rules", &e))? {
-        (missing @ None, ..) | (missing @ Some(_), false, false) => Ok(missing),
-        (Some(_), true, _) => Ok(None),
-        // A pod of the reference is published as well.
-        (missing @ Some(_), false, true) => match iptables::missing(attachment, target) {
-            Ok(None) => Ok(None),
-            _ => Ok(missing),
-        },
+    if target.plan.backend == Backend::Iptables {
+        return in_iptables().map(Found::from);
     }
+    let mut nft = Nft::open().map_err(|e| failed("open nf_tables", &e))?;
+    let reading = |e| failed("read the rules", &e);
+    let Some(missing) = native::missing(&mut nft, attachment, target, host).map_err(reading)? else {
+        return Ok(Found::Whole);
+    };
+    let count = target.mappings().count();
+    if reference::has_nft_rules(&mut nft, attachment, target.pod.addr(), count).map_err(reading)? {
+        return Ok(Found::References);
+    }
+    let may_be = reference::has_iptables_chain(&mut nft, attachment, target.family()).map_err(reading)?;
+    // Without the program the reference cannot have made anything.
+    if may_be && matches!(in_iptables(), Ok(None)) {
+        return Ok(Found::References);
+    }
+    Ok(Found::Lacks(missing))
 }

@@ -1,0 +1,198 @@
+//! `backend: "iptables"`: the reference's chains and rules, made by one program call.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use tests::{
+    Host, Place, case,
+    config::{self, with},
+};
+
+use crate::portmap_add::{add, at, attach, call, tcp, udp};
+
+fn of(mappings: &[Value]) -> Value {
+    with(&crate::portmap_add::config(mappings), json!({ "backend": "iptables" }))
+}
+
+/// The rules of the nat table, of both families.
+fn saved(host: &Host) -> BTreeSet<String> {
+    let both = ["iptables-save", "ip6tables-save"].map(|program| host.run(&format!("{program} -t nat")));
+    let is_rule = |line: &&str| line.starts_with("-A ") || line.starts_with(":CNI");
+    both.iter().flat_map(|text| text.lines().filter(is_rule)).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_rules_are_the_references() {
+    case(|| {
+        let mappings = [
+            tcp(8080, 80),
+            udp(8053, 53),
+            at("10.1.2.3", tcp(8443, 443)),
+            with(&at("::1", tcp(9000, 900)), json!({ "protocol": "sctp" })),
+            at("0.0.0.0", tcp(9001, 901)),
+        ];
+        for patch in [
+            json!({}),
+            json!({ "snat": false }),
+            json!({ "markMasqBit": 5 }),
+            json!({ "externalSetMarkChain": "PREROUTING-X" }),
+            json!({ "conditionsV4": ["!", "-d", "192.0.2.0/24"], "conditionsV6": ["-i", "eth0", "!", "-d", "fd01::/64"] }),
+        ] {
+            let config = with(&of(&mappings), patch.clone());
+            let rules = |reference: bool| {
+                let host = Host::new();
+                for program in ["iptables", "ip6tables"] {
+                    host.run(&format!("{program} -t nat -N PREROUTING-X"));
+                }
+                let pod = host.pod();
+                let result = attach(&host, &pod);
+                let plugin = if reference { host.reference("portmap") } else { host.plugin("portmap") };
+                plugin.pod(&pod).config_with(&config, &result).add().ok();
+                call(&host, &pod, &config, &result).check().ok();
+                saved(&host)
+            };
+            assert_eq!(rules(false), rules(true), "{patch}");
+        }
+    });
+}
+
+#[test]
+fn the_reference_removes_the_rules_too() {
+    case(|| {
+        let host = Host::new();
+        let pod = host.pod();
+        let result = host.plugin("bridge").pod(&pod).config(&config::bridge()).add().result();
+        let config = of(&[tcp(8080, 80), udp(53, 53)]);
+        add(&host, &pod, &config, &result).ok();
+        // Its CHECK of 1.1.1 fails for its own pods as well.
+        host.reference("portmap").pod(&pod).config_with(&config, &result).del().ok();
+        assert!(!saved(&host).iter().any(|l| l.contains("CNI-DN-")));
+    });
+}
+
+#[test]
+fn a_second_add_changes_nothing_and_another_replaces() {
+    case(|| {
+        let host = Host::new();
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        add(&host, &pod, &of(&[tcp(8080, 80), udp(53, 53)]), &result).ok();
+        let before = host.run("iptables-save -t nat");
+        let rules = |text: &str| text.lines().filter(|l| l.starts_with("-A")).map(str::to_owned).collect::<Vec<_>>();
+        add(&host, &pod, &of(&[tcp(8080, 80), udp(53, 53)]), &result).ok();
+        assert_eq!(rules(&host.run("iptables-save -t nat")), rules(&before));
+        add(&host, &pod, &of(&[tcp(8081, 81)]), &result).ok();
+        let after = saved(&host);
+        assert!(!after.iter().any(|l| l.contains("8080") || l.contains("dport 53")), "{after:#?}");
+        assert!(after.iter().any(|l| l.contains("--dports 8081")), "{after:#?}");
+    });
+}
+
+#[test]
+fn many_at_once_make_the_shared_rules_once() {
+    case(|| {
+        let host = Host::new();
+        let pods: Vec<_> = (0..8).map(|_| host.pod()).collect();
+        let results: Vec<_> = pods.iter().map(|pod| attach(&host, pod)).collect();
+        std::thread::scope(|s| {
+            for (number, (pod, result)) in pods.iter().zip(&results).enumerate() {
+                let port = 8000 + u16::try_from(number).unwrap();
+                let host = &host;
+                s.spawn(move || _ = add(host, pod, &of(&[tcp(port, 80)]), result).ok());
+            }
+        });
+        let saved = host.run("iptables-save -t nat");
+        let count = |text: &str| saved.lines().filter(|l| l.starts_with("-A") && l.contains(text)).count();
+        assert_eq!(count("-j MARK --set-xmark"), 1, "{saved}");
+        assert_eq!(count("-j MASQUERADE"), 1, "{saved}");
+        assert_eq!(count("-j CNI-HOSTPORT-DNAT"), 2, "{saved}");
+        assert_eq!(count("--dports 80"), 8, "{saved}");
+        for (number, (pod, result)) in pods.iter().zip(&results).enumerate() {
+            call(&host, pod, &of(&[tcp(8000 + u16::try_from(number).unwrap(), 80)]), result).check().ok();
+        }
+    });
+}
+
+#[test]
+fn check_misses_each_rule() {
+    case(|| {
+        let host = Host::new();
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        let config = of(&[tcp(8080, 80), at("192.0.2.1", udp(53, 53))]);
+        add(&host, &pod, &config, &result).ok();
+        let rules: Vec<_> =
+            host.run("iptables-save -t nat").lines().filter(|l| l.contains("CNI-")).map(str::to_owned).collect();
+        let rules: Vec<_> = rules.into_iter().filter(|l| l.starts_with("-A ")).collect();
+        assert!(rules.len() > 10, "{rules:#?}");
+        for rule in rules {
+            host.write("/run/test/script", format!("*nat\n{}\nCOMMIT\n", rule.replacen("-A", "-D", 1)));
+            host.run("iptables-restore --noflush /run/test/script");
+            call(&host, &pod, &config, &result).check().failure().is(999, "missing");
+            add(&host, &pod, &config, &result).ok();
+            call(&host, &pod, &config, &result).check().ok();
+        }
+    });
+}
+
+#[test]
+fn what_only_iptables_can_say_is_said_to_iptables() {
+    case(|| {
+        let host = Host::new();
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        let patch = json!({ "conditionsV4": ["-m", "comment", "--comment", "a \"quoted\" word"] });
+        let config = with(&crate::portmap_add::config(&[tcp(8080, 80)]), patch);
+        add(&host, &pod, &config, &result).ok();
+        let rules = saved(&host);
+        assert!(rules.iter().any(|l| l.contains(r#"--comment "a \"quoted\" word""#)), "{rules:#?}");
+        call(&host, &pod, &config, &result).check().ok();
+        call(&host, &pod, &config, &result).del().ok();
+        assert!(!saved(&host).iter().any(|l| l.contains("CNI-DN-")));
+    });
+}
+
+#[test]
+fn without_the_program_nothing_is_done() {
+    case(|| {
+        let host = Host::new();
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        let before = host.snapshot();
+        let config = of(&[tcp(8080, 80)]);
+        let reply = call(&host, &pod, &config, &result).env("PATH", "/nowhere").add();
+        reply.failure().is(999, "iptables-save|nftables");
+        host.assert_nothing_made(&before);
+    });
+}
+
+#[test]
+fn rules_of_legacy_iptables_are_removed() {
+    case(|| {
+        let host = Host::new();
+        if host.try_run("iptables-legacy -t nat -S").is_err() {
+            tests::skip("iptables-legacy does not work here");
+        }
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        let config = of(&[tcp(8080, 80)]);
+        // As if legacy were this host's iptables.
+        host.run("mkdir -p /run/test/bin");
+        for program in ["iptables", "ip6tables"] {
+            for suffix in ["", "-save", "-restore"] {
+                let to = host.run(&format!("which {program}-legacy{suffix}"));
+                host.run(&format!("ln -s {} /run/test/bin/{program}{suffix}", to.trim()));
+            }
+        }
+        let legacy = || call(&host, &pod, &config, &result).env("PATH", "/run/test/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        legacy().add().ok();
+        legacy().check().ok();
+        assert!(host.run("iptables-legacy-save -t nat").contains("--to-destination 10.22.0.2:80"));
+        assert!(host.run("ip6tables-legacy-save -t nat").contains("--to-destination [fd00:22::2]:80"));
+        // The default backend, and the other iptables, by now.
+        call(&host, &pod, &crate::portmap_add::config(&[]), &result).del().ok();
+        let left = host.run("iptables-legacy-save -t nat");
+        assert!(!left.contains("CNI-DN-") && left.contains("CNI-HOSTPORT-MASQ"), "{left}");
+        assert!(!host.run("ip6tables-legacy-save -t nat").contains("CNI-DN-"));
+    });
+}
