@@ -297,3 +297,27 @@ fn somebody_elses_queueing_discipline_is_left_alone() {
         }
     });
 }
+
+/// The pair is found through the pod, and only if the result lists it.
+#[test]
+fn behind_another_suites_bridge() {
+    case(|| {
+        let host = Host::new();
+        let pod = host.pod();
+        let result = host.reference("bridge").pod(&pod).config(&config::dual_stack()).add().result();
+        let before = host.snapshot();
+        let call = |result: &Value| host.plugin("bandwidth").pod(&pod).config_with(&config(limits()), result);
+        let mut unlisted = result.clone();
+        unlisted["interfaces"].as_array_mut().unwrap().remove(1);
+        call(&unlisted).add().failure().is(999, "no veth peer of container interface|host ns");
+        call(&result).ifname("eth7").add().failure().is(999, "eth7");
+        call(&result).netns("/run/netns/none").add().failure().is(999, "/run/netns/none");
+        host.assert_as(&before);
+        let after = call(&result).add().result();
+        assert_eq!((qdiscs(&host, &host_end(&result)).len(), ifbs(&host).len()), (2, 1));
+        call(&after).check().ok();
+        call(&after).netns("").del().ok();
+        assert!(ifbs(&host).is_empty());
+        host.plugin("bridge").pod(&pod).config_with(&config::dual_stack(), &after).del().ok();
+    });
+}

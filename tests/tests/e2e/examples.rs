@@ -111,6 +111,7 @@ examples! {
     macspoofchk: "50-macspoofchk.conflist",
     isolation: "51-isolation.conflist",
     tuning: "60-tuning.conflist",
+    bandwidth: "61-bandwidth.conflist",
     podman: "87-podman.conflist",
     loopback: "99-loopback.conflist",
 }
