@@ -282,18 +282,21 @@ fn somebody_elses_queueing_discipline_is_left_alone() {
         let pod = host.pod();
         let result = attach(&host, &pod);
         let end = host_end(&result);
-        for (line, fragment) in [
-            (format!("tc qdisc add dev {end} root handle 7: pfifo limit 10"), "pfifo"),
-            (format!("tc qdisc add dev {end} clsact"), "clsact"),
+        let add = format!("tc qdisc add dev {end}");
+        let filter = format!("tc filter add dev {end} parent ffff: protocol ip u32 match u32 0 0 flowid 1:1");
+        for (lines, fragment, undo) in [
+            (vec![format!("{add} root handle 7: pfifo limit 10")], "pfifo", "root"),
+            (vec![format!("{add} clsact")], "clsact", "clsact"),
+            (vec![format!("{add} ingress"), filter], "ingress", "ingress"),
         ] {
-            host.run(&line);
+            lines.iter().for_each(|line| _ = host.run(line));
             let before = host.snapshot();
             let there = qdiscs(&host, &end);
             let call = host.plugin("bandwidth").pod(&pod).config_with(&config(limits()), &result);
             call.add().failure().is(999, fragment);
             host.assert_as(&before);
             assert_eq!(qdiscs(&host, &end), there);
-            host.run(&line.replace(" add ", " del ").replace(" handle 7: pfifo limit 10", ""));
+            host.run(&format!("tc qdisc del dev {end} {undo}"));
         }
     });
 }
