@@ -105,8 +105,7 @@ pub struct TbfState {
 pub struct Filter {
     /// `u32`, `matchall`, `bpf`, …
     pub kind: String,
-    /// Of a u32 filter: the links that its actions send packets to, in order. Its hash table is described as a filter of
-    /// its own, without any.
+    /// Of a u32 filter: the links that its actions send packets to, in order; 0 for one that is gone.
     pub redirects: Vec<u32>,
 }
 
@@ -165,7 +164,7 @@ pub fn push_redirect(request: &mut Request, link: u32, to: u32) {
     });
 }
 
-/// The filters of what a link receives, one for each description that the kernel gives; none without the hook.
+/// The filters of what a link receives; none without the hook.
 pub fn filters(socket: &mut Socket, link: u32) -> Result<Vec<Filter>> {
     let mut request = Request::new();
     request.message(libc::RTM_GETTFILTER, DUMP, |w| {
@@ -276,13 +275,17 @@ fn read_filter(message: &Message<'_>) -> Option<Filter> {
     }
     let attrs = Attrs::behind(message.body, TCMSG_LEN);
     let kind = attrs.string(TCA_KIND)?;
+    if kind != "u32" {
+        return Some(Filter { kind, redirects: Vec::new() });
+    }
+    let options = attrs.nested(TCA_OPTIONS);
+    // Its hash tables are told as well.
+    options.find(TCA_U32_SEL)?;
     let target = |(_, action): (u16, &[u8])| {
         let parameters = Attrs(action).nested(TCA_ACT_OPTIONS).find(TCA_MIRRED_PARMS)?;
         parameters.get(MIRRED_LEN - 4..).and_then(u32_ne)
     };
-    let actions = attrs.nested(TCA_OPTIONS).nested(TCA_U32_ACT);
-    let redirects = if kind == "u32" { actions.filter_map(target).collect() } else { Vec::new() };
-    Some(Filter { kind, redirects })
+    Some(Filter { kind, redirects: options.nested(TCA_U32_ACT).filter_map(target).collect() })
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use crate::add::{open, previous};
 use crate::config::{Limit, Plan};
 use crate::{host_end, ifb, shaping};
 
-/// By how much the times to send a bucket may differ, in ticks of 64 ns: the reference computes in whole microseconds.
-const TOLERANCE: u32 = 17;
+/// By how much the times to send a bucket may differ, in ticks of 64 ns: the kernel and we round them down.
+const TOLERANCE: u32 = 2;
 
 pub(crate) fn check(call: &Call) -> Result<(), Error> {
     let plan = Plan::new(call)?;
@@ -65,15 +65,20 @@ fn check_tbf(socket: &mut Socket, link: &Link, expected: &Limit) -> Result<(), E
             &format!("{} bit/s", tbf.rate.saturating_mul(8)),
         ));
     }
-    let off = found.burst_ticks.wrapping_sub(tbf.burst_ticks());
-    if off.min(off.wrapping_neg()) > TOLERANCE {
+    if !is_close(found.burst_ticks, tbf.burst_ticks()) && !is_close(found.burst_ticks, expected.reference_burst_ticks())
+    {
         let bytes = u128::from(found.burst_ticks) * 64 * u128::from(found.rate) / 1_000_000_000;
         return Err(differs(&what, &format!("burst {bytes} bytes"), &format!("{} bytes", tbf.burst)));
     }
-    if found.limit != tbf.limit && found.limit != expected.wrapped_limit {
+    if found.limit != tbf.limit && found.limit != expected.reference_limit {
         return Err(differs(&what, &format!("a queue of {} bytes", found.limit), &format!("{} bytes", tbf.limit)));
     }
     Ok(())
+}
+
+fn is_close(a: u32, b: u32) -> bool {
+    let off = a.wrapping_sub(b);
+    off.min(off.wrapping_neg()) <= TOLERANCE
 }
 
 /// A finding: what is there, and what should be.

@@ -72,8 +72,8 @@ pub(crate) struct Plan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limit {
     pub(crate) tbf: Tbf,
-    /// What the queue's length would be in the reference's arithmetic of 32 bits.
-    pub(crate) wrapped_limit: u32,
+    /// How long a queue of the reference is, in bytes.
+    pub(crate) reference_limit: u32,
 }
 
 impl Plan {
@@ -166,15 +166,34 @@ impl Limit {
         }
         let burst = if max_burst == 0 { burst } else { burst.min(max_burst) };
         let burst = u32::try_from(burst / 8).unwrap_or(u32::MAX);
-        let waiting = |latency: u64| u128::from(bytes) * u128::from(latency) / 1000;
-        let limit = match latency {
-            None => waiting(DEFAULT_LATENCY) + u128::from(burst),
-            // A packet that came whole must find room, however short its wait is to be.
-            Some(latency) => waiting(latency).max(u128::from(burst.min(LARGEST_PACKET))),
-        };
-        let wrapped_limit = u32::try_from(limit & u128::from(u32::MAX)).unwrap_or(u32::MAX);
-        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-        Ok(Some(Self { tbf: Tbf { rate: bytes, burst, limit }, wrapped_limit }))
+        let (limit, reference_limit) = queue(bytes, burst, latency);
+        Ok(Some(Self { tbf: Tbf { rate: bytes, burst, limit }, reference_limit }))
+    }
+}
+
+impl Limit {
+    /// The time to send the bucket as the reference tells the kernel, in ticks of 64 ns. It computes in whole
+    /// microseconds and in 32 bits, which the buckets that CRI-O asks for overflow twice.
+    pub(crate) fn reference_burst_ticks(&self) -> u32 {
+        let low = |number: u128| u32::try_from(number & u128::from(u32::MAX)).unwrap_or(u32::MAX);
+        let microseconds = low(u128::from(self.tbf.burst) * 1_000_000 / u128::from(self.tbf.rate));
+        low(u128::from(microseconds) * 125 / 8)
+    }
+}
+
+/// How many bytes may wait, here and with the reference.
+fn queue(rate: u64, burst: u32, latency: Option<u64>) -> (u32, u32) {
+    let waiting = |latency: u64| u128::from(rate) * u128::from(latency) / 1000;
+    // A packet that came whole must find room, however short its wait is to be.
+    let short = |latency| u32::try_from(waiting(latency).max(burst.min(LARGEST_PACKET).into())).unwrap_or(u32::MAX);
+    if let Some(latency) = latency {
+        return (short(latency), short(latency));
+    }
+    let with_bucket = waiting(DEFAULT_LATENCY) + u128::from(burst);
+    match u32::try_from(with_bucket) {
+        Ok(limit) => (limit, limit),
+        // Its arithmetic has 32 bits, so that by chance its queue is as short as it was meant to be.
+        Err(_) => (short(DEFAULT_LATENCY), u32::try_from(with_bucket & u128::from(u32::MAX)).unwrap_or(u32::MAX)),
     }
 }
 
@@ -228,7 +247,7 @@ mod tests {
             assert!(error.contains(expected), "{members}: {error}");
         }
         let largest = ingress(r#","ingressRate":800,"ingressBurst":34359738359"#);
-        assert_eq!((largest.burst, largest.limit), (u32::MAX - 1, u32::MAX));
+        assert_eq!((largest.burst, largest.limit), (u32::MAX - 1, 65_536));
     }
 
     #[test]
@@ -240,7 +259,9 @@ mod tests {
         .unwrap();
         assert_eq!(plan.ingress.unwrap().tbf, Tbf { rate: u64::MAX / 8, burst: 10_000, limit: u32::MAX });
         let egress = plan.egress.unwrap();
-        assert_eq!((egress.tbf.limit, egress.wrapped_limit), (u32::MAX, 24_998));
+        // As CRI-O has it: what the reference makes of it is short, and so is this.
+        assert_eq!((egress.tbf.limit, egress.reference_limit), (65_536, 24_998));
+        assert_eq!(egress.reference_burst_ticks(), 2_684_354_528);
         ingress(&format!(",\"ingressRate\":{max},\"ingressBurst\":80000,\"latency\":{max}", max = u64::MAX));
     }
 

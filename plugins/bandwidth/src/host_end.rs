@@ -51,8 +51,7 @@ fn by_peer(socket: &mut Socket, call: &Call, previous: &AddResult) -> Result<Lin
         .filter(|link| link.is("veth") && link.peer == Some(end.index) && is_listed(link, previous))
         .ok_or_else(|| {
             Error::internal(format!(
-                "host interface of \"{ifname}\" not found: its peer, index {peer}, is none of prevResult's in the \
-                 host's namespace"
+                "no veth peer of container interface \"{ifname}\" found in host ns: none of prevResult's has index {peer}"
             ))
         })
 }

@@ -40,7 +40,7 @@ fn is_ours(socket: &mut Socket, end: &Link, kind: &str, ifbs: &[Link]) -> netlin
         return Ok(false);
     }
     for filter in tc::filters(socket, end.index)? {
-        if filter.kind != "u32" {
+        if filter.redirects.is_empty() {
             return Ok(false);
         }
         for target in filter.redirects {
@@ -92,7 +92,7 @@ fn clear_made(end: u32, ifb: Option<u32>) -> netlink::Result<()> {
         tc::delete_root(&mut socket, end)?;
     }
     let is_made = |target: &u32| Some(*target) == ifb;
-    if ifb.is_some() && tc::filters(&mut socket, end)?.iter().all(|f| f.redirects.iter().all(is_made)) {
+    if ifb.is_some() && tc::filters(&mut socket, end)?.iter().all(|f| f.redirects.iter().any(is_made)) {
         tc::delete_ingress(&mut socket, end)?;
     }
     Ok(())

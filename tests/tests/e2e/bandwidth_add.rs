@@ -282,18 +282,45 @@ fn somebody_elses_queueing_discipline_is_left_alone() {
         let pod = host.pod();
         let result = attach(&host, &pod);
         let end = host_end(&result);
-        for (line, fragment) in [
-            (format!("tc qdisc add dev {end} root handle 7: pfifo limit 10"), "pfifo"),
-            (format!("tc qdisc add dev {end} clsact"), "clsact"),
+        let add = format!("tc qdisc add dev {end}");
+        let filter = format!("tc filter add dev {end} parent ffff: protocol ip u32 match u32 0 0 flowid 1:1");
+        for (lines, fragment, undo) in [
+            (vec![format!("{add} root handle 7: pfifo limit 10")], "pfifo", "root"),
+            (vec![format!("{add} clsact")], "clsact", "clsact"),
+            (vec![format!("{add} ingress"), filter], "ingress", "ingress"),
         ] {
-            host.run(&line);
+            lines.iter().for_each(|line| _ = host.run(line));
             let before = host.snapshot();
             let there = qdiscs(&host, &end);
             let call = host.plugin("bandwidth").pod(&pod).config_with(&config(limits()), &result);
             call.add().failure().is(999, fragment);
             host.assert_as(&before);
             assert_eq!(qdiscs(&host, &end), there);
-            host.run(&line.replace(" add ", " del ").replace(" handle 7: pfifo limit 10", ""));
+            host.run(&format!("tc qdisc del dev {end} {undo}"));
         }
+    });
+}
+
+/// The pair is found through the pod, and only if the result lists it.
+#[test]
+fn behind_another_suites_bridge() {
+    case(|| {
+        let host = Host::new();
+        let pod = host.pod();
+        let result = host.reference("bridge").pod(&pod).config(&config::dual_stack()).add().result();
+        let before = host.snapshot();
+        let call = |result: &Value| host.plugin("bandwidth").pod(&pod).config_with(&config(limits()), result);
+        let mut unlisted = result.clone();
+        unlisted["interfaces"].as_array_mut().unwrap().remove(1);
+        call(&unlisted).add().failure().is(999, "no veth peer of container interface|host ns");
+        call(&result).ifname("eth7").add().failure().is(999, "eth7");
+        call(&result).netns("/run/netns/none").add().failure().is(999, "/run/netns/none");
+        host.assert_as(&before);
+        let after = call(&result).add().result();
+        assert_eq!((qdiscs(&host, &host_end(&result)).len(), ifbs(&host).len()), (2, 1));
+        call(&after).check().ok();
+        call(&after).netns("").del().ok();
+        assert!(ifbs(&host).is_empty());
+        host.plugin("bridge").pod(&pod).config_with(&config::dual_stack(), &after).del().ok();
     });
 }

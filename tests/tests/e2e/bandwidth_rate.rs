@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use serde_json::{Value, json};
 use tests::{
-    Host, Pod, case, config,
+    Host, Place, Pod, case, config,
     config::Merge,
     pod::ips,
     traffic::{PATIENCE, ping, rate},
@@ -44,23 +44,24 @@ impl Scene {
     }
 
     /// # Panics
-    /// When the rate is off, in one measurement and in another.
+    /// When the rate is off in each of three measurements: on a busy machine, one may be disturbed.
     fn assert_limited(&self, limit: f64, tcp: bool, family: usize) {
         for to_it in [true, false] {
-            let is_right = |rate: f64| (rate / limit - 1.0).abs() < TOLERANCE;
-            let once = self.measure(to_it, tcp, family, limit);
-            if !is_right(once) {
-                let again = self.measure(to_it, tcp, family, limit);
+            let mut rates = Vec::new();
+            while !rates.last().is_some_and(|rate: &f64| (rate / limit - 1.0).abs() < TOLERANCE) {
+                let qdiscs = || self.host.run("tc -s qdisc");
                 assert!(
-                    is_right(again),
-                    "{limit} bit/s to it {to_it}, TCP {tcp}, family {family}: {once}, {again}\n{}",
-                    tests::Place::run(&self.host, "tc -s qdisc")
+                    rates.len() < 3,
+                    "{limit} bit/s to it {to_it}, TCP {tcp}, family {family}: {rates:?}\n{}",
+                    qdiscs()
                 );
+                rates.push(self.measure(to_it, tcp, family, limit));
             }
         }
     }
 }
 
+/// Buckets of 40 ms: what is not sent while a process waits for its turn is made up for.
 fn symmetric(rate: u64, burst: u64) -> Value {
     json!({ "ingressRate": rate, "ingressBurst": burst, "egressRate": rate, "egressBurst": burst })
 }
@@ -77,7 +78,7 @@ fn a_megabit() {
 #[test]
 fn ten_megabits() {
     case(|| {
-        let scene = Scene::new(symmetric(10_000_000, 80_000));
+        let scene = Scene::new(symmetric(10_000_000, 400_000));
         scene.assert_limited(1e7, true, 1);
         scene.assert_limited(1e7, false, 0);
     });
@@ -86,19 +87,35 @@ fn ten_megabits() {
 #[test]
 fn a_hundred_megabits() {
     case(|| {
-        let scene = Scene::new(symmetric(100_000_000, 800_000));
+        let scene = Scene::new(symmetric(100_000_000, 4_000_000));
         scene.assert_limited(1e8, true, 0);
         scene.assert_limited(1e8, true, 1);
         scene.assert_limited(1e8, false, 0);
     });
 }
 
-/// The smallest bucket that is not refused still lets packets through, also those that were to be segmented later.
+/// The smallest bucket that is not refused still lets packets through, also those that were to be segmented later. Whenever
+/// the kernel is late, some of the rate is lost.
 #[test]
 fn a_bucket_of_one_packet() {
     case(|| {
         let scene = Scene::new(symmetric(10_000_000, 1514 * 8));
-        scene.assert_limited(1e7, true, 0);
+        for to_it in [true, false] {
+            let rate = scene.measure(to_it, true, 0, 1e7);
+            assert!((4e6..1.1e7).contains(&rate), "{rate}");
+        }
+    });
+}
+
+/// Told in the kernel's ticks of 64 ns, it would hold 800 bytes.
+#[test]
+fn a_bucket_of_one_packet_at_a_rate_beyond_32_bits() {
+    case(|| {
+        let scene = Scene::new(symmetric(100_000_000_000, 1514 * 8));
+        for to_it in [true, false] {
+            let rate = scene.measure(to_it, true, 0, 1e11);
+            assert!(rate > 1e6, "{rate}");
+        }
     });
 }
 

@@ -129,6 +129,7 @@ examples! {
     isolation: "51-isolation.conflist",
     ingress_policy: "52-ingress-policy.conflist",
     tuning: "60-tuning.conflist",
+    bandwidth: "61-bandwidth.conflist",
     podman: "87-podman.conflist",
     loopback: "99-loopback.conflist",
 }
