@@ -40,7 +40,7 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
     ports.extend(planned(plan.as_ref(), &addresses));
     let flows = flows::forget_of_pods(&ports);
     drop((flows, nft));
-    first(errors)
+    Error::first_of(errors)
 }
 
 /// The addresses of the pod's interface, as far as the result of ADD tells.
@@ -57,16 +57,4 @@ fn addresses(previous: Option<&AddResult>, attachment: &Attachment) -> Vec<IpAdd
 fn planned(plan: Option<&Plan>, addresses: &[IpAddr]) -> UdpPorts {
     let udp = plan.into_iter().flat_map(|p| &p.mappings).filter(|m| m.protocol == Protocol::Udp);
     udp.flat_map(|m| addresses.iter().map(|ip| (*ip, m.host_port))).collect()
-}
-
-/// The first error, with the others in its details.
-pub(crate) fn first(errors: Vec<Error>) -> Result<(), Error> {
-    let mut errors = errors.into_iter();
-    let Some(first) = errors.next() else { return Ok(()) };
-    let others: Vec<String> = errors.map(|e| e.to_string()).collect();
-    if others.is_empty() {
-        return Err(first);
-    }
-    let details = [vec![first.details.clone()], others].concat();
-    Err(first.with_details(details.into_iter().filter(|d| !d.is_empty()).collect::<Vec<_>>().join("; ")))
 }

@@ -48,7 +48,7 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     }
     errors.extend(reference::remove_stale_from_xtables(&call.network, is_gone).err());
     drop((sockets, nft));
-    crate::del::first(errors)
+    Error::first_of(errors)
 }
 
 /// An interface that still was up may mean that two runtimes share a network and one does not know the other's pods.

@@ -109,10 +109,7 @@ fn save(family: Family) -> Result<String, Error> {
 }
 
 fn restore(family: Family, script: &str) -> Result<(), Error> {
-    let arguments = ["--noflush", "--wait", "10"];
-    process::run(&program(family, "-restore"), &arguments, script.as_bytes(), PATIENCE + PATIENCE / 2)
-        .map(drop)
-        .map_err(|e| with_hint(Error::internal(format!("failed to change the iptables rules: {e}"))))
+    ruleset::iptables::restore(family, script).map_err(with_hint)
 }
 
 fn with_hint(error: Error) -> Error {

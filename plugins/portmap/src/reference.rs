@@ -12,6 +12,8 @@ use host::process;
 use netlink::Result;
 use netlink::nft::{Batch, Family, Nft, Rule};
 
+use ruleset::iptables::uses_xtables;
+
 use crate::iptables::{self, ENTRIES, TABLE};
 
 const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
@@ -43,7 +45,7 @@ pub(crate) fn has_nft_rules(nft: &mut Nft, attachment: &Attachment, pod: IpAddr,
 
 /// Whether there is a chain of the attachment in iptables' table.
 pub(crate) fn has_iptables_chain(nft: &mut Nft, attachment: &Attachment, family: Family) -> Result<bool> {
-    Ok(uses_xtables(family) || nft.has_chain(family, TABLE, &iptables::reference_chain(attachment))?)
+    Ok(uses_xtables(family, TABLE) || nft.has_chain(family, TABLE, &iptables::reference_chain(attachment))?)
 }
 
 /// The chains to be removed: where the rules that lead into each are, its name, and the addresses that are meant by it
@@ -186,7 +188,7 @@ pub(crate) fn remove_stale_from_xtables(
 
 fn change_xtables(lines: impl Fn(&str) -> Vec<String>) -> std::result::Result<(), Error> {
     for family in FAMILIES {
-        if !uses_xtables(family) {
+        if !uses_xtables(family, TABLE) {
             continue;
         }
         // Without the programs on this host nobody of it (the reference, this plugin) can have made any.
@@ -198,13 +200,6 @@ fn change_xtables(lines: impl Fn(&str) -> Vec<String>) -> std::result::Result<()
         }
     }
     Ok(())
-}
-
-/// x_tables lists the tables that were ever used in this namespace; nf_tables has none there.
-fn uses_xtables(family: Family) -> bool {
-    let name = if family == Family::Ip { "ip" } else { "ip6" };
-    std::fs::read_to_string(format!("/proc/thread-self/net/{name}_tables_names"))
-        .is_ok_and(|names| names.lines().any(|name| name == TABLE))
 }
 
 /// `None`: there is no such program.
