@@ -10,6 +10,16 @@ pub const FAILURES: &[(&str, &[&str])] = &[
     (
         "1.1.1 is older than CNI 1.1.0: no GC, no STATUS, no route attributes",
         &[
+            "chain_del::gc_of_bandwidth_takes_exactly_the_stale",
+            "chain_del::gc_of_firewall_same_bridge_takes_exactly_the_stale",
+            "chain_del::gc_of_firewall_takes_exactly_the_stale",
+            "chain_del::gc_of_firewall_with_iptables_takes_exactly_the_stale",
+            "chain_del::gc_of_portmap_takes_exactly_the_stale",
+            "chain_del::gc_of_portmap_with_iptables_takes_exactly_the_stale",
+            "chain_del::gc_of_tuning_takes_exactly_the_stale",
+            "chain_verbs::status_is_fine_where_add_would_work",
+            "chain_verbs::status_says_why_add_could_not_work",
+            "chain_verbs::the_result_passes_through_but_for_what_a_plugin_adds",
             "gc_status::another_attachment_of_a_valid_container_goes",
             "gc_status::gc_and_status_through_cnitool",
             "gc_status::gc_of_host_local_alone_frees_reservations",
@@ -55,6 +65,63 @@ pub const FAILURES: &[(&str, &[&str])] = &[
             "portmap_traffic::isolated_ports_stay_isolated_where_the_kernel_forwards_frames",
         ],
     ),
+    (
+        "1.1.1 is older than CNI 1.1.0, and bandwidth has no GC and no STATUS",
+        &["bandwidth_verbs::gc_removes_what_is_not_in_the_list", "bandwidth_verbs::status_makes_nothing"],
+    ),
+    (
+        "a bucket that no packet fits into makes a pod that hangs",
+        &["bandwidth_add::a_bucket_that_no_packet_fits_into_is_refused"],
+    ),
+    (
+        "computes the bucket in whole microseconds: too small for a packet that just fits",
+        &["bandwidth_rate::a_bucket_of_one_packet"],
+    ),
+    (
+        "bandwidth needs results that list interfaces",
+        &["bandwidth_add::old_versions_of_results_say_nothing_of_interfaces"],
+    ),
+    ("asks for the redirection twice", &["bandwidth_add::one_action_redirects"]),
+    (
+        "leaves the ifb behind when the hook is taken",
+        &["bandwidth_add::somebody_elses_queueing_discipline_is_left_alone"],
+    ),
+    (
+        "the queue is 25 ms and a whole bucket long, whatever the bucket's size",
+        &[
+            "bandwidth_add::the_queue_is_as_long_as_asked_for",
+            "bandwidth_rate::the_queue_and_the_bucket_can_be_bounded",
+        ],
+    ),
+    (
+        "the ifb's name says nothing of the interface: file exists",
+        &[
+            "bandwidth_add::two_attachments_of_a_container_have_an_ifb_each",
+            "bandwidth_verbs::an_unmarked_ifb_is_not_taken_from_its_user",
+        ],
+    ),
+    ("panics without prevResult", &["bandwidth_add::without_a_previous_result_it_says_that_it_is_chained"]),
+    (
+        "CHECK without limits panics in 1.1.1, later it wants a veth",
+        &[
+            "bandwidth_add::without_limits_any_interface_will_do",
+            "bandwidth_add::without_limits_the_result_passes_through",
+        ],
+    ),
+    (
+        "a second ADD and one that was killed: file exists; DEL leaves the queueing disciplines to the link",
+        &[
+            "bandwidth_verbs::a_second_add_replaces_the_first",
+            "bandwidth_verbs::del_leaves_a_link_as_it_was",
+            "bandwidth_verbs::killed_at_any_moment_del_cleans_and_add_works",
+        ],
+    ),
+    ("undoes nothing", &["bandwidth_verbs::a_result_that_nobody_can_read_undoes_everything"]),
+    (
+        "CHECK says what differs but not how, and does not look at the redirection",
+        &["bandwidth_verbs::check_notices_what_is_missing_or_different"],
+    ),
+    ("bandwidth's DEL validates the config", &["bandwidth_verbs::del_needs_nothing_but_who_it_is_about"]),
     ("keep_addr_on_down came after 1.1.1", &["bridge_add::the_pods_sysctls_are_those_of_the_reference"]),
     (
         "an IPv4 address of another range conflicts",
@@ -84,7 +151,40 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         "CHECK wants promisc exactly as configured",
         &["bridge_check::passes_while_somebody_captures_packets_on_the_bridge"],
     ),
-    ("DEL validates the config", &["bridge_del::a_config_that_became_invalid_can_still_release"]),
+    (
+        "DEL validates the config",
+        &[
+            "bridge_del::a_config_that_became_invalid_can_still_release",
+            "chain_del::bandwidth_whatever_is_missing",
+            "chain_del::firewall_same_bridge_whatever_is_missing",
+            "chain_del::firewall_whatever_is_missing",
+            "chain_del::firewall_with_iptables_whatever_is_missing",
+            "chain_del::portmap_whatever_is_missing",
+            "chain_del::portmap_with_iptables_whatever_is_missing",
+            "chain_del::tuning_whatever_is_missing",
+        ],
+    ),
+    ("ingressPolicy \"isolated\" came after 1.1.1", &["chain_del::firewall_isolated_whatever_is_missing"]),
+    ("DEL without portMappings removes nothing", &["chain_upgrade::portmap_is_removed_without_the_ports"]),
+    ("tuning's backup stays when the namespace is gone", &["chain_upgrade::tuning_is_removed_without_the_namespace"]),
+    (
+        "portmap's CHECK looks for IPv4's rules among IPv6's",
+        &[
+            "chain_conflists::podmans_with_check",
+            "chain_upgrade::pods_of_both_suites_live_side_by_side",
+            "chain_verbs::check_passes_right_after_add",
+            "chain_verbs::check_passes_with_parts_of_the_configs",
+            "chain_verbs::the_whole_chain_passes_check_in_newer_versions",
+        ],
+    ),
+    (
+        "firewall and bandwidth do not speak all versions",
+        &["chain_verbs::every_version_is_spoken_by_every_plugin", "chain_verbs::the_whole_chain_in_older_versions"],
+    ),
+    (
+        "bandwidth without limits and without a previous result panics",
+        &["chain_verbs::with_nothing_to_do_a_missing_previous_result_is_an_error_too"],
+    ),
     (
         "without the interface's addresses DEL does not find the masquerade rules",
         &[
@@ -112,6 +212,8 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         "DEL without the namespace releases the address and nothing else",
         &[
             "bridge_del::without_the_namespace",
+            "chain_conflists::podmans_after_the_namespace_is_gone",
+            "chain_upgrade::the_whole_chain_is_removed_without_the_namespace",
             "macspoof::it_is_gone_after_del_without_the_namespace",
             "masquerade::the_iptables_backend_is_removed_without_the_namespace",
             "masquerade::an_address_taken_over_belongs_to_its_new_owner",
@@ -124,6 +226,7 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         "its binaries are larger than 2.2 MB and, as Debian builds them, dynamic",
         &[
             "bridge_link::the_binaries_are_small_and_alone",
+            "chain_bare::add_check_del_and_gc_need_no_program",
             "chroot::add_needs_proc_alone",
             "chroot::version_and_about_work_with_nothing_at_all",
         ],

@@ -121,8 +121,9 @@ pub fn link_to(socket: &mut Socket, ip: IpAddr) -> Result<Option<u32>> {
     request.message(libc::RTM_GETROUTE, ACK, |w| {
         w.header(&header).attr(RTA_DST, &bytes);
     });
-    let is_missing =
-        |e: &Error| [Errno::ENETUNREACH, Errno::EHOSTUNREACH, Errno::ENOENT, Errno::EACCES, Errno::EINVAL].contains(&e.errno);
+    let is_missing = |e: &Error| {
+        [Errno::ENETUNREACH, Errno::EHOSTUNREACH, Errno::ENOENT, Errno::EACCES, Errno::EINVAL].contains(&e.errno)
+    };
     socket.get(&request, is_missing, |message| {
         if message.kind != libc::RTM_NEWROUTE {
             return None;

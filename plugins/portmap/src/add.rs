@@ -95,10 +95,9 @@ fn open_ways(
 pub(crate) fn step() -> Result<(), Error> {
     match host::signal::pending() {
         None => Ok(()),
-        Some(signal) => Err(Error::new(
-            cni::code::TRY_AGAIN,
-            format!("interrupted by {signal}; what this call had made is undone"),
-        )),
+        Some(signal) => {
+            Err(Error::new(cni::code::TRY_AGAIN, format!("interrupted by {signal}; what this call had made is undone")))
+        }
     }
 }
 

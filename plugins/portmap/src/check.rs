@@ -25,7 +25,8 @@ pub(crate) fn check(call: &Call) -> Result<(), Error> {
             return Err(Error::internal(format!("the ports of {} are not published as at ADD: {missing}", target.pod)));
         }
         if target.plan.snat
-            && let Some(link) = localnet::closed(&mut route, target).map_err(|e| failed("look at route_localnet", &e))?
+            && let Some(link) =
+                localnet::closed(&mut route, target).map_err(|e| failed("look at route_localnet", &e))?
         {
             return Err(Error::internal(format!("net.ipv4.conf.{link}.route_localnet is not 1, expected 1")));
         }

@@ -198,7 +198,9 @@ impl Plan {
         let mappings = mappings(&config.runtime_config.port_mappings.unwrap_or_default())?;
         let (v4, v6) = (config.conditions_v4.unwrap_or_default(), config.conditions_v6.unwrap_or_default());
         let asked = backend(config.backend.as_deref())?;
-        if asked == Some(Backend::Nftables) && (config.mark_masq_bit.is_some() || config.external_set_mark_chain.is_some()) {
+        if asked == Some(Backend::Nftables)
+            && (config.mark_masq_bit.is_some() || config.external_set_mark_chain.is_some())
+        {
             return Err(Error::internal(
                 "markMasqBit and externalSetMarkChain are options of backend \"iptables\", the backend is \"nftables\", which needs no marks",
             ));
@@ -267,11 +269,13 @@ fn mark(config: &Config) -> Result<Mark, Error> {
         }
         (None, Some(chain)) => Ok(Mark::Chain(chain.clone())),
         (None, None) => Ok(Mark::Bit(DEFAULT_MARK_BIT)),
-        (Some(bit), None) => match u8::try_from(bit) {
-            Ok(bit @ 0..=31) => Ok(Mark::Bit(bit)),
-            _ => Err(Error::internal("MasqMarkBit must be between 0 and 31")
-                .with_details(format!("markMasqBit is {bit}"))),
-        },
+        (Some(bit), None) => {
+            match u8::try_from(bit) {
+                Ok(bit @ 0..=31) => Ok(Mark::Bit(bit)),
+                _ => Err(Error::internal("MasqMarkBit must be between 0 and 31")
+                    .with_details(format!("markMasqBit is {bit}"))),
+            }
+        }
     }
 }
 
@@ -280,9 +284,9 @@ fn backend(name: Option<&str>) -> Result<Option<Backend>, Error> {
         None | Some("") => Ok(None),
         Some("nftables") => Ok(Some(Backend::Nftables)),
         Some("iptables") => Ok(Some(Backend::Iptables)),
-        Some(other) => Err(Error::internal(format!(
-            "unrecognized backend \"{other}\": backend is \"nftables\" or \"iptables\""
-        ))),
+        Some(other) => {
+            Err(Error::internal(format!("unrecognized backend \"{other}\": backend is \"nftables\" or \"iptables\"")))
+        }
     }
 }
 
@@ -323,7 +327,10 @@ fn mapping(given: &PortMapping) -> Result<Mapping, Error> {
         host_ip: match given.host_ip.as_str() {
             "" => None,
             text => Some(cni::cidr::parse_ip(text).map_err(|_| {
-                Error::internal(format!("invalid hostIP \"{text}\" of host port {}: not an IP address", given.host_port))
+                Error::internal(format!(
+                    "invalid hostIP \"{text}\" of host port {}: not an IP address",
+                    given.host_port
+                ))
             })?),
         },
     })
@@ -410,7 +417,10 @@ pub(crate) mod tests {
         assert_eq!(ports(&[map("::", 1), map("0.0.0.0", 2)]).unwrap().mappings.len(), 2);
         assert_eq!(ports(&[map("", 1), map("10.0.0.1", 2)]).unwrap().mappings.len(), 2);
         let error = ports(&[map("", 1), map("0.0.0.0", 2)]).unwrap_err();
-        assert!(error.msg.contains("host port 0.0.0.0:80/tcp is mapped twice, to container port 1 and to 2"), "{error}");
+        assert!(
+            error.msg.contains("host port 0.0.0.0:80/tcp is mapped twice, to container port 1 and to 2"),
+            "{error}"
+        );
     }
 
     #[test]

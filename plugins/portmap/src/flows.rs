@@ -24,7 +24,9 @@ pub(crate) fn forget_of_host(targets: &[Target<'_>], local: &[IpAddr]) {
         }
         let is_meant = |flow: &Flow| {
             let is_local = flow.destination.is_loopback() || local.contains(&flow.destination);
-            udp().filter(|m| m.host_port == flow.port).any(|m| m.address().map_or(is_local, |ip| ip == flow.destination))
+            udp()
+                .filter(|m| m.host_port == flow.port)
+                .any(|m| m.address().map_or(is_local, |ip| ip == flow.destination))
         };
         let filter = Filter { family: target.family(), ports: &ports, answers_from: None };
         tell(open().and_then(|mut socket| conntrack::delete_udp(&mut socket, &filter, is_meant)));

@@ -339,7 +339,10 @@ COMMIT
         let v6 = addition(&attachment(), &target(&plan, "fd00:88::2/64"), "").unwrap();
         assert!(!v6.contains("127.0.0.1") && !v6.contains("8443 -j DNAT"), "{v6}");
         assert!(v6.contains("-s fd00:88::/64 -d ::1/128 -p sctp -m sctp --dport 9000 -j CNI-HOSTPORT-SETMARK"), "{v6}");
-        assert!(v6.contains("-d ::1/128 -p sctp -m sctp --dport 9000 -j DNAT --to-destination [fd00:88::2]:900"), "{v6}");
+        assert!(
+            v6.contains("-d ::1/128 -p sctp -m sctp --dport 9000 -j DNAT --to-destination [fd00:88::2]:900"),
+            "{v6}"
+        );
         assert!(v6.contains("--dports 8080,8443,9001 "), "{v6}");
     }
 
@@ -379,7 +382,10 @@ COMMIT
         let bit = script(r#""markMasqBit":4"#);
         assert!(bit.contains("--set-xmark 0x10/0x10") && bit.contains("--mark 0x10/0x10 -j MASQUERADE"), "{bit}");
         let external = script(r#""externalSetMarkChain":"KUBE-MARK-MASQ""#);
-        assert!(!external.contains("CNI-HOSTPORT-M") && external.contains("--dport 8080 -j KUBE-MARK-MASQ"), "{external}");
+        assert!(
+            !external.contains("CNI-HOSTPORT-M") && external.contains("--dport 8080 -j KUBE-MARK-MASQ"),
+            "{external}"
+        );
         let conditions = script(r#""conditionsV4":["!","-d","192.0.2.0/24","-m","comment","--comment","a \"b"]"#);
         let words = r#"--dports 8053 ! -d 192.0.2.0/24 -m comment --comment "a \"b" -j"#;
         assert!(conditions.contains(words), "{conditions}");
@@ -389,11 +395,11 @@ COMMIT
 
     #[test]
     fn ports_come_in_groups_of_fifteen() {
-        let ports: Vec<_> = (1..=16)
-            .map(|p| format!("{{\"hostPort\":{p},\"containerPort\":1,\"protocol\":\"tcp\"}}"))
-            .collect();
+        let ports: Vec<_> =
+            (1..=16).map(|p| format!("{{\"hostPort\":{p},\"containerPort\":1,\"protocol\":\"tcp\"}}")).collect();
         let plan =
-            plan(&format!("\"backend\":\"iptables\",\"runtimeConfig\":{{\"portMappings\":[{}]}}", ports.join(","))).unwrap();
+            plan(&format!("\"backend\":\"iptables\",\"runtimeConfig\":{{\"portMappings\":[{}]}}", ports.join(",")))
+                .unwrap();
         let script = addition(&attachment(), &target(&plan, "10.88.0.2/24"), "").unwrap();
         assert!(script.contains("--dports 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15 ") && script.contains("--dports 16 "));
     }

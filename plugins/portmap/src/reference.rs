@@ -24,7 +24,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Adds to a transaction what removes all rules of the attachment from nf_tables. `addresses`: those it is known to
 /// have; they tell its rules from those of the same container's other interfaces.
-pub(crate) fn push_removal(nft: &mut Nft, batch: &mut Batch, attachment: &Attachment, addresses: &[IpAddr]) -> Result<()> {
+pub(crate) fn push_removal(
+    nft: &mut Nft,
+    batch: &mut Batch,
+    attachment: &Attachment,
+    addresses: &[IpAddr],
+) -> Result<()> {
     for family in FAMILIES {
         for chain in NFT_CHAINS {
             for rule in nft_rules(nft, family, chain, attachment, addresses)? {
@@ -225,7 +230,11 @@ fn removal(saved: &str, chain: &str, addresses: &[IpAddr]) -> Vec<String> {
     }
     let own = format!("-A {chain} ");
     let is_ours = |line: &str| {
-        addresses.iter().any(|ip| line.contains(&format!("--to-destination {}", std::net::SocketAddr::new(*ip, 0)).trim_end_matches('0').to_owned()))
+        addresses.iter().any(|ip| {
+            line.contains(
+                &format!("--to-destination {}", std::net::SocketAddr::new(*ip, 0)).trim_end_matches('0').to_owned(),
+            )
+        })
     };
     let delete = |line: &str| line.replacen("-A ", "-D ", 1);
     let destinations = || saved.lines().filter(|l| l.starts_with(&own) && l.contains("--to-destination"));

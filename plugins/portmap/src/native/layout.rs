@@ -456,7 +456,11 @@ fn push_condition(rule: &mut RuleBody<'_, '_>, fields: Fields, condition: &Condi
     let name = |rule: &mut RuleBody<'_, '_>, part, name: &Name| {
         // A shorter value compares with what the name begins with.
         let key = if name.is_prefix { name.text.as_bytes().to_vec() } else { name_key(&name.text) };
-        if condition.negated { rule.differs(part, &key) } else { rule.equals(part, &key) };
+        if condition.negated {
+            rule.differs(part, &key)
+        } else {
+            rule.equals(part, &key)
+        };
     };
     match &condition.what {
         What::Source(cidr) => in_subnet(rule, fields.source, *cidr, condition.negated),

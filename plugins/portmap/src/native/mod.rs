@@ -61,8 +61,7 @@ pub(crate) fn install(
         }
         is_taken |= has_forgotten(nft, request)?;
         // Without anything to decide on what was read, others' commits do not matter.
-        let mut batch =
-            if is_complete && !is_taken { Batch::new() } else { Batch::if_generation(generation) };
+        let mut batch = if is_complete && !is_taken { Batch::new() } else { Batch::if_generation(generation) };
         for (target, rules, is_whole, addresses) in &needs {
             if !is_whole {
                 layout::push_skeleton(&mut batch, rules, target, request.host.addresses);
@@ -140,9 +139,8 @@ impl HostAddresses {
         let of_family = host.published.iter().filter(|ip| Family::of(**ip) == family);
         let missing = of_family.map(|ip| ruleset::bytes(*ip)).filter(|key| !present.remove(key)).collect();
         // What was learned and is the host's still does no harm, unless it may be a service's.
-        let stays = |key: &Vec<u8>| {
-            host.addresses == Addresses::All && host.local.iter().any(|ip| ruleset::bytes(*ip) == *key)
-        };
+        let stays =
+            |key: &Vec<u8>| host.addresses == Addresses::All && host.local.iter().any(|ip| ruleset::bytes(*ip) == *key);
         Ok(Self { missing, gone: present.into_iter().filter(|key| !stays(key)).collect() })
     }
 
@@ -341,7 +339,8 @@ pub(crate) fn missing(
         }
         if found.value != wanted.value {
             let read = |v: &Option<Vec<u8>>| v.as_deref().and_then(layout::read_value);
-            let show = |v| read(v).map_or("nothing".to_owned(), |(ip, port)| std::net::SocketAddr::new(ip, port).to_string());
+            let show =
+                |v| read(v).map_or("nothing".to_owned(), |(ip, port)| std::net::SocketAddr::new(ip, port).to_string());
             return Ok(Some(format!("{what} leads to {}, expected {}", show(&found.value), show(&wanted.value))));
         }
     }

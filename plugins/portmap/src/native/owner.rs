@@ -63,7 +63,11 @@ impl Owner {
     }
 
     /// Whether nothing of the owner can be alive, and why.
-    pub(crate) fn is_gone(&self, route: &mut Socket, identity: &[u8; 16]) -> std::result::Result<Option<String>, String> {
+    pub(crate) fn is_gone(
+        &self,
+        route: &mut Socket,
+        identity: &[u8; 16],
+    ) -> std::result::Result<Option<String>, String> {
         if !self.by_bridge {
             return Ok(None);
         }
