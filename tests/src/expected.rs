@@ -62,8 +62,66 @@ pub const FAILURES: &[(&str, &[&str])] = &[
             "bridge_add::isolated_ports_reach_the_gateway_but_not_each_other",
             "bridge_link::hairpin_and_isolation_are_flags_of_the_port",
             "examples::isolation",
+            "portmap_traffic::isolated_ports_stay_isolated_where_the_kernel_forwards_frames",
         ],
     ),
+    (
+        "1.1.1 is older than CNI 1.1.0, and bandwidth has no GC and no STATUS",
+        &["bandwidth_verbs::gc_removes_what_is_not_in_the_list", "bandwidth_verbs::status_makes_nothing"],
+    ),
+    (
+        "a bucket that no packet fits into makes a pod that hangs",
+        &["bandwidth_add::a_bucket_that_no_packet_fits_into_is_refused"],
+    ),
+    (
+        "computes the bucket in whole microseconds: too small for a packet that just fits",
+        &["bandwidth_rate::a_bucket_of_one_packet"],
+    ),
+    (
+        "bandwidth needs results that list interfaces",
+        &["bandwidth_add::old_versions_of_results_say_nothing_of_interfaces"],
+    ),
+    ("asks for the redirection twice", &["bandwidth_add::one_action_redirects"]),
+    (
+        "leaves the ifb behind when the hook is taken",
+        &["bandwidth_add::somebody_elses_queueing_discipline_is_left_alone"],
+    ),
+    (
+        "the queue is 25 ms and a whole bucket long, whatever the bucket's size",
+        &[
+            "bandwidth_add::the_queue_is_as_long_as_asked_for",
+            "bandwidth_rate::the_queue_and_the_bucket_can_be_bounded",
+        ],
+    ),
+    (
+        "the ifb's name says nothing of the interface: file exists",
+        &[
+            "bandwidth_add::two_attachments_of_a_container_have_an_ifb_each",
+            "bandwidth_verbs::an_unmarked_ifb_is_not_taken_from_its_user",
+        ],
+    ),
+    ("panics without prevResult", &["bandwidth_add::without_a_previous_result_it_says_that_it_is_chained"]),
+    (
+        "CHECK without limits panics in 1.1.1, later it wants a veth",
+        &[
+            "bandwidth_add::without_limits_any_interface_will_do",
+            "bandwidth_add::without_limits_the_result_passes_through",
+        ],
+    ),
+    (
+        "a second ADD and one that was killed: file exists; DEL leaves the queueing disciplines to the link",
+        &[
+            "bandwidth_verbs::a_second_add_replaces_the_first",
+            "bandwidth_verbs::del_leaves_a_link_as_it_was",
+            "bandwidth_verbs::killed_at_any_moment_del_cleans_and_add_works",
+        ],
+    ),
+    ("undoes nothing", &["bandwidth_verbs::a_result_that_nobody_can_read_undoes_everything"]),
+    (
+        "CHECK says what differs but not how, and does not look at the redirection",
+        &["bandwidth_verbs::check_notices_what_is_missing_or_different"],
+    ),
+    ("bandwidth's DEL validates the config", &["bandwidth_verbs::del_needs_nothing_but_who_it_is_about"]),
     ("keep_addr_on_down came after 1.1.1", &["bridge_add::the_pods_sysctls_are_those_of_the_reference"]),
     (
         "an IPv4 address of another range conflicts",
@@ -266,6 +324,33 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         "runs iptables and nft, many times",
         &["processes::add_and_del_start_ipam_alone", "processes::the_iptables_backend_needs_one_restore_per_family"],
     ),
+    (
+        "who came first wins: kube-proxy, or the rules of a pod that is gone",
+        &[
+            "coexistence::a_published_port_wins_over_a_node_port_of_the_same_number",
+            "coexistence::a_stale_rule_of_the_reference_does_not_win",
+        ],
+    ),
+    (
+        "nft does not read back what it lists of the iptables rules",
+        &["coexistence::the_ruleset_that_nft_lists_can_be_loaded_again"],
+    ),
+    (
+        "firewall accepts answers to a pod, but not new connections to its published ports",
+        &["coexistence::with_the_firewall_plugin_published_ports_work_beside_docker"],
+    ),
+    (
+        "firewall writes to the iptables of its host alone, whatever drops elsewhere",
+        &[
+            "coexistence::with_the_firewall_plugin_pods_get_out_beside_docker_of_legacy_iptables",
+            "coexistence::with_the_firewall_plugin_published_ports_work_beside_docker_of_legacy_iptables",
+        ],
+    ),
+    (
+        "CHECK of two families looks for the rules of one in the table of the other",
+        &["coexistence::a_flushed_ruleset_is_noticed_by_check_and_repaired_by_the_next_add"],
+    ),
+    ("has chains of its own", &["coexistence::the_document_names_every_chain_that_packets_pass"]),
     ("the mapping that came first wins", &["portmap_traffic::a_mapping_with_a_host_ip_wins_over_one_for_any_address"]),
     (
         "catches what is sent to any address of the host, whatever link it is on",

@@ -207,6 +207,7 @@ fn private_mounts() {
             "make a folder /var/lib/cni, so that an empty one can be put over it"
         );
         tmpfs("/var/lib");
+        fs::create_dir("/var/lib/cni").unwrap();
     }
     // Shows the links of the namespace it is mounted in.
     mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>).unwrap();

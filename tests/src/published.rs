@@ -139,12 +139,11 @@ pub struct Node {
 impl Node {
     /// With these ports published; `bridge` and `portmap` are merged into the configs.
     pub fn new(mappings: &[Value], bridge_patch: &Value, portmap_patch: &Value) -> Self {
-        Self::of_chain(mappings, bridge_patch, &[portmap(portmap_patch)])
+        Self::on(Host::new(), mappings, bridge_patch, &[portmap(portmap_patch)])
     }
 
-    /// The same with these plugins behind `bridge`.
-    pub fn of_chain(mappings: &[Value], bridge_patch: &Value, chained: &[Value]) -> Self {
-        let host = Host::new();
+    /// The same with these plugins behind `bridge`, on a host on which others have been at work.
+    pub fn on(host: Host, mappings: &[Value], bridge_patch: &Value, chained: &[Value]) -> Self {
         host.outside();
         let (pod, sibling, stranger) = (host.pod(), host.pod(), host.pod());
         let plugins: Vec<_> = [bridge(bridge_patch)].into_iter().chain(chained.iter().cloned()).collect();
@@ -154,6 +153,11 @@ impl Node {
         chain(&host, &others).add(&stranger).ok();
         let servers = [V4, V6].map(|f| Server::start(&pod, NAME, at(f.pod, CONTAINER_PORT)));
         Self { host, pod, sibling, stranger, mappings: mappings.to_vec(), plugins, _servers: servers }
+    }
+
+    /// CHECK of the pod.
+    pub fn check(&self) -> Reply {
+        with_ports(&chain(&self.host, &self.plugins), "check", &self.pod, &self.mappings)
     }
 
     /// DEL of the pod.

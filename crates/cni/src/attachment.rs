@@ -46,12 +46,7 @@ impl Attachment {
     /// Name of the host's end of the veth pair: `veth` and 8 hex digits. If a foreign link has the name of attempt 0,
     /// the next one is taken, below [`MAX_HOST_IFNAME_ATTEMPTS`].
     pub fn host_ifname(&self, attempt: u8) -> String {
-        let identity = self.identity();
-        let bytes: [u8; 4] = match attempt {
-            0 => first(&identity),
-            _ => first(&Sha512::new().chain_update(identity).chain_update([attempt]).finalize()),
-        };
-        format!("veth{}", hex(&bytes))
+        host_ifname(&self.identity(), attempt)
     }
 
     /// MAC address of the host's end: bytes 4 to 9 of the identity, made unicast and locally administered.
@@ -77,6 +72,15 @@ impl Attachment {
             |c: char| if (c.is_ascii_graphic() || c == ' ') && !matches!(c, '"' | '\'' | '\\') { c } else { '?' };
         truncated(text.chars().map(plain).collect(), MAX_COMMENT)
     }
+}
+
+/// [`Attachment::host_ifname`] of an attachment of which only the identity is known.
+pub fn host_ifname(identity: &[u8; 16], attempt: u8) -> String {
+    let bytes: [u8; 4] = match attempt {
+        0 => first(identity),
+        _ => first(&Sha512::new().chain_update(identity).chain_update([attempt]).finalize()),
+    };
+    format!("veth{}", hex(&bytes))
 }
 
 /// First `digits` hex digits of the text's SHA-512 (128 at most): what the reference builds its names of.

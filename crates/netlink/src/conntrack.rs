@@ -4,7 +4,7 @@
 //! would stay with an address that is gone. So a published port's entries are removed when the port comes and goes.
 //! Source: `net/netfilter/nf_conntrack_netlink.c`, `include/uapi/linux/netfilter/nfnetlink_conntrack.h`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use nix::errno::Errno;
 
@@ -67,6 +67,15 @@ pub struct Filter<'a> {
 }
 
 impl Filter<'_> {
+    /// The address to filter by in the kernel, which shows all *other* IPv6 addresses than the one that is asked for
+    /// (`ctnetlink_filter_match_tuple` takes `ipv6_addr_cmp` for a test of equality; seen on Linux 6.18).
+    fn address(&self) -> Option<Ipv4Addr> {
+        match self.answers_from? {
+            IpAddr::V4(ip) => Some(ip),
+            IpAddr::V6(_) => None,
+        }
+    }
+
     fn matches(&self, flow: &Flow) -> bool {
         self.ports.contains(&flow.port) && self.answers_from.is_none_or(|ip| ip == flow.answers_from)
     }
@@ -78,7 +87,7 @@ impl Filter<'_> {
 /// [`is_unsupported`]. A flow that is gone in the meantime is not counted and no error.
 pub fn delete_udp(socket: &mut Socket, filter: &Filter<'_>, is_meant: impl Fn(&Flow) -> bool) -> Result<usize> {
     // Where the answers come from says more than the port: few flows are left, of whatever port.
-    let dumps: Vec<Option<u16>> = if filter.answers_from.is_some() || filter.ports.len() > DUMPS {
+    let dumps: Vec<Option<u16>> = if filter.address().is_some() || filter.ports.len() > DUMPS {
         vec![None]
     } else {
         filter.ports.iter().copied().map(Some).collect()
@@ -119,7 +128,7 @@ fn list(
         CT_GET,
         |w| {
             w.header(&head);
-            write_filter(w, port, filter.answers_from);
+            write_filter(w, port, filter.address());
         },
         read,
     );
@@ -136,7 +145,7 @@ fn list(
     }
 }
 
-fn write_filter(w: &mut Writer<'_>, port: Option<u16>, answers_from: Option<IpAddr>) {
+fn write_filter(w: &mut Writer<'_>, port: Option<u16>, answers_from: Option<Ipv4Addr>) {
     w.nest(CTA_TUPLE_ORIG, |w| {
         w.nest(CTA_TUPLE_PROTO, |w| {
             w.u8(CTA_PROTO_NUM, UDP);
@@ -148,10 +157,7 @@ fn write_filter(w: &mut Writer<'_>, port: Option<u16>, answers_from: Option<IpAd
     if let Some(ip) = answers_from {
         w.nest(CTA_TUPLE_REPLY, |w| {
             w.nest(CTA_TUPLE_IP, |w| {
-                match ip {
-                    IpAddr::V4(ip) => w.attr(CTA_IP_V4_SRC, &ip.octets()),
-                    IpAddr::V6(ip) => w.attr(CTA_IP_V6_SRC, &ip.octets()),
-                };
+                w.attr(CTA_IP_V4_SRC, &ip.octets());
             });
         });
     }

@@ -2,13 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use nix::errno::Errno;
 use nix::libc;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope};
 
 use crate::addr::ip_from_bytes;
 use crate::wire::{ACK, Attrs, CREATE, Message, Request, u32_ne};
-use crate::{Result, Socket};
+use crate::{Error, Result, Socket};
 
 const RTMSG_LEN: usize = 12;
 const RTA_DST: u16 = 1;
@@ -105,6 +106,30 @@ pub fn list(socket: &mut Socket, v6: bool) -> Result<Vec<Route>> {
         },
         |message| read(&message).filter(|r| r.dst.is_ipv6() == v6),
     )
+}
+
+/// Index of the link by which the host reaches this address; `None` if it does not.
+pub fn link_to(socket: &mut Socket, ip: IpAddr) -> Result<Option<u32>> {
+    let (family, bytes) = match ip {
+        IpAddr::V4(ip) => (libc::AF_INET, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (libc::AF_INET6, ip.octets().to_vec()),
+    };
+    let mut header = [0; RTMSG_LEN];
+    header[0] = u8::try_from(family).unwrap_or(0);
+    header[1] = u8::try_from(bytes.len() * 8).unwrap_or(0);
+    let mut request = Request::new();
+    request.message(libc::RTM_GETROUTE, ACK, |w| {
+        w.header(&header).attr(RTA_DST, &bytes);
+    });
+    let is_missing = |e: &Error| {
+        [Errno::ENETUNREACH, Errno::EHOSTUNREACH, Errno::ENOENT, Errno::EACCES, Errno::EINVAL].contains(&e.errno)
+    };
+    socket.get(&request, is_missing, |message| {
+        if message.kind != libc::RTM_NEWROUTE {
+            return None;
+        }
+        Attrs::behind(message.body, RTMSG_LEN).find(RTA_OIF).and_then(u32_ne)
+    })
 }
 
 /// Index of the link behind the default route of the main table with the lowest metric, IPv4 before IPv6.

@@ -1,0 +1,110 @@
+//! ADD: one transaction for both families. Whatever fails after it takes back what this call made, and nothing else.
+
+use std::cell::Cell;
+
+use cni::{Attachment, Call, Error};
+use host::undo::Undo;
+use netlink::link::Link;
+use netlink::nft::Nft;
+use netlink::{Protocol, Socket};
+
+use crate::config::{Backend, Plan, Target};
+use crate::native::addresses::Host;
+use crate::native::owner::{self, Owner};
+use crate::{flows, hairpin, iptables, listeners, localnet, native, reference};
+
+pub(crate) fn add(call: &Call) -> Result<(), Error> {
+    if host::stdio::stdout_was_closed() {
+        return Err(Error::new(cni::code::IO_FAILURE, host::stdio::NO_STDOUT));
+    }
+    let plan = Plan::new(call)?;
+    let previous = call.prev_result()?.ok_or_else(|| Error::internal("must be called as chained plugin"))?;
+    let targets = plan.targets(&previous, &call.env.ifname);
+    if targets.is_empty() {
+        return call.reply(&previous);
+    }
+    let attachment = call.attachment();
+    let mut route = open(Protocol::Route)?;
+    let host = Host::look(&mut route).map_err(|e| failed("list the host's addresses", &e))?;
+    let link = owner::host_link(&mut route, &attachment).map_err(|e| failed("look for the pod's host link", &e))?;
+    listeners::warn(&targets);
+    step()?;
+
+    // What fails below drops the sockets last: closing one waits for what was removed.
+    let mut nft = None;
+    let made = Cell::new(false);
+    let mut undo = Undo::new();
+    match plan.backend {
+        Backend::Nftables => {
+            let nft = nft.insert(Nft::open().map_err(|e| failed("open nf_tables", &e))?);
+            undo_by(&mut undo, &attachment, &plan, &made);
+            let owner = Owner::new(call, link.as_ref(), 0);
+            let request = native::Request { attachment: &attachment, targets: &targets, host: &host, owner };
+            native::install(nft, &mut route, &request, &made)?;
+        }
+        Backend::Iptables => {
+            undo_by(&mut undo, &attachment, &plan, &made);
+            for target in &targets {
+                step()?;
+                made.set(true);
+                iptables::install(&attachment, target)?;
+            }
+        }
+    }
+    step()?;
+    open_ways(&mut route, link.as_ref(), &targets, &mut undo)?;
+    flows::forget_of_host(&targets, &host.local);
+    step()?;
+    call.reply(&previous)?;
+    undo.disarm();
+    Ok(())
+}
+
+/// Removes the rules again, if any were made.
+fn undo_by<'a>(undo: &mut Undo<'a>, attachment: &'a Attachment, plan: &'a Plan, made: &'a Cell<bool>) {
+    undo.push("removing the published ports", move || {
+        if !made.get() {
+            return Ok(());
+        }
+        let mut nft = Nft::open().map_err(|e| failed("open nf_tables", &e))?;
+        native::remove(&mut nft, attachment, Some(plan), |nft, batch| match plan.backend {
+            Backend::Nftables => Ok(()),
+            Backend::Iptables => reference::push_removal(nft, batch, attachment, &[]),
+        })?;
+        match plan.backend {
+            Backend::Nftables => Ok(()),
+            Backend::Iptables => reference::remove_from_xtables(attachment, &[]),
+        }
+    });
+}
+
+/// What the host's own packets and those of the pod to itself need beside the rules.
+fn open_ways(
+    route: &mut Socket,
+    link: Option<&Link>,
+    targets: &[Target<'_>],
+    undo: &mut Undo<'_>,
+) -> Result<(), Error> {
+    for target in targets.iter().filter(|t| t.plan.snat) {
+        localnet::open(route, target)?;
+    }
+    hairpin::turn_on(route, link, targets, undo)
+}
+
+/// Between two steps.
+pub(crate) fn step() -> Result<(), Error> {
+    match host::signal::pending() {
+        None => Ok(()),
+        Some(signal) => {
+            Err(Error::new(cni::code::TRY_AGAIN, format!("interrupted by {signal}; what this call had made is undone")))
+        }
+    }
+}
+
+pub(crate) fn open(protocol: Protocol) -> Result<Socket, Error> {
+    Socket::open(protocol).map_err(|e| failed("open a netlink socket", &e))
+}
+
+pub(crate) fn failed(what: &str, error: &netlink::Error) -> Error {
+    Error::internal(format!("failed to {what}: {error}"))
+}

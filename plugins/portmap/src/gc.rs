@@ -1,0 +1,64 @@
+//! GC: ports of attachments of this network that the runtime no longer knows.
+
+use std::collections::HashSet;
+
+use cni::{Attachment, Call, Error};
+use netlink::nft::Nft;
+use netlink::{Protocol, Socket};
+
+use crate::add::failed;
+use crate::native::owner;
+use crate::{flows, native, reference};
+
+pub(crate) fn gc(call: &Call) -> Result<(), Error> {
+    // Without a list nothing is known to be stale; an empty one says that everything is.
+    let Some(valid) = call.valid_attachments()? else { return Ok(()) };
+    let containers: HashSet<String> = valid.iter().map(|v| v.container_id.clone()).collect();
+    let alive: HashSet<String> = valid
+        .into_iter()
+        .map(|v| {
+            Attachment { network: call.network.clone(), container_id: v.container_id, ifname: v.ifname }.identity_hex()
+        })
+        .collect();
+    // What says nothing of its interface may be that of any of the container's.
+    let is_gone = |container: &str, ifname: Option<&str>| match ifname {
+        None => !containers.contains(container),
+        Some(ifname) => {
+            let (container_id, ifname) = (container.to_owned(), ifname.to_owned());
+            !alive.contains(&Attachment { network: call.network.clone(), container_id, ifname }.identity_hex())
+        }
+    };
+    let mut errors = Vec::new();
+    let mut nft = match Nft::open() {
+        Ok(nft) => Some(nft),
+        Err(error) if ruleset::is_unsupported(&error) => None,
+        Err(error) => return Err(failed("open nf_tables", &error)),
+    };
+    let mut sockets = None;
+    if let Some(nft) = &mut nft {
+        let is_stale = |comment: &str| ruleset::is_stale(comment, &call.network, &alive);
+        let more = |nft: &mut Nft, batch: &mut _| reference::push_stale_removal(nft, batch, &call.network, is_gone);
+        match native::remove_stale(nft, is_stale, more) {
+            Ok((gone, ports)) => {
+                tell(&gone);
+                sockets = flows::forget_of_pods(&ports);
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+    errors.extend(reference::remove_stale_from_xtables(&call.network, is_gone).err());
+    drop((sockets, nft));
+    crate::del::first(errors)
+}
+
+/// An interface that still was up may mean that two runtimes share a network and one does not know the other's pods.
+fn tell(gone: &[([u8; 16], String)]) {
+    let Ok(mut route) = Socket::open(Protocol::Route) else { return };
+    for (identity, comment) in gone {
+        let is_up = owner::link_of(&mut route, identity).ok().flatten().is_some_and(|link| link.is_operational);
+        if is_up {
+            let text = format!("GC removes the ports of {comment}, whose interface was still up");
+            host::syslog::notice("portmap", &text);
+        }
+    }
+}

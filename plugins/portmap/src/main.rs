@@ -1,0 +1,51 @@
+//! The `portmap` plugin: ports of the host that lead to ports of a pod.
+
+mod add;
+mod check;
+mod condition;
+mod config;
+mod del;
+mod flows;
+mod gc;
+mod hairpin;
+mod iptables;
+mod listeners;
+mod localnet;
+mod native;
+mod reference;
+mod status;
+
+use std::process::ExitCode;
+
+use cni::{Call, Error};
+
+struct Portmap;
+
+impl cni::Plugin for Portmap {
+    const NAME: &'static str = "portmap";
+
+    fn add(&self, call: &Call) -> Result<(), Error> {
+        add::add(call)
+    }
+
+    fn del(&self, call: &Call) -> Result<(), Error> {
+        del::del(call)
+    }
+
+    fn check(&self, call: &Call) -> Result<(), Error> {
+        check::check(call)
+    }
+
+    fn gc(&self, call: &Call) -> Result<(), Error> {
+        gc::gc(call)
+    }
+
+    fn status(&self, call: &Call) -> Result<(), Error> {
+        status::status(call)
+    }
+}
+
+fn main() -> ExitCode {
+    host::signal::install();
+    cni::main(Portmap)
+}

@@ -1,0 +1,488 @@
+//! The tables of published ports: names, keys, rules.
+//!
+//! ```text
+//! table ip oxbridge {
+//!     map ports-at { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service }
+//!     map ports-any { type inet_proto . inet_service : ipv4_addr . inet_service
+//!         elements = { tcp . 8080 comment "…" : 10.88.0.2 . 80 } }
+//!     set ports-snat { type inet_proto . ipv4_addr . inet_service; elements = { tcp . 10.88.0.2 . 80 comment "…" } }
+//!     set ports-hosts { type ipv4_addr; flags dynamic; elements = { 192.0.2.1 } }
+//!     chain ports {
+//!         ip daddr != 127.0.0.0/8 add @ports-hosts { ip daddr }
+//!         jump ports-at-if
+//!         dnat ip to ip daddr . meta l4proto . th dport map @ports-at
+//!         jump ports-if
+//!         dnat ip to meta l4proto . th dport map @ports-any }
+//!     chain ports-prerouting { type nat hook prerouting priority -101
+//!         fib daddr type local jump ports }                                       (ports-output the same)
+//!     chain ports-postrouting { type nat hook postrouting priority srcnat
+//!         ct status dnat ip saddr 127.0.0.0/8 meta l4proto . ip daddr . th dport @ports-snat masquerade
+//!         ct status dnat ct original ip daddr @ports-hosts ip saddr 10.88.0.0/24 ip daddr 10.88.0.0/24
+//!             meta l4proto . ip daddr . th dport @ports-snat masquerade }
+//!     chain ports-guard { type filter hook prerouting priority raw
+//!         iifname != "lo" ip daddr 127.0.0.0/8 drop }                             (ip saddr the same)
+//! }
+//! ```
+//!
+//! A mapping is an element; a packet costs the same with one as with thousands. `ports-hosts` holds the
+//! host's addresses, and learns those that come later: by it our connections are told from those that others (kube-proxy) send from addresses of
+//! their own to the same pods, which must not be masqueraded. It needs no mark in the packet. The port that the
+//! connection's first packet was for is no part of a key: nft 1.0.6 prints `ct original proto-dst` in a way that it does
+//! not read back.
+
+use std::net::IpAddr;
+
+use cni::Cidr;
+use netlink::nft::{Batch, Comparison, Family, Field, Hook, Offset, Part, Rule, RuleBody, SetType, Verdict, joined};
+use ruleset::{TABLE, bytes, mask, name_key};
+
+use crate::condition::{Condition, Conditions, Name, What};
+use crate::config::{Mapping, Protocol, Target};
+use crate::native::addresses::Addresses;
+
+/// Maps from a port, on any address of the host, to the pod's address and port.
+const ANY: &str = "ports-any";
+/// Maps from an address of the host and a port.
+const AT: &str = "ports-at";
+/// What is masqueraded when it comes from the host's loopback addresses or from the pod's subnet.
+const SNAT: &str = "ports-snat";
+/// What is masqueraded wherever it comes from.
+const SNAT_ALL: &str = "ports-snat-all";
+/// Addresses of the host.
+pub(crate) const HOSTS: &str = "ports-hosts";
+/// Who has elements, by identity.
+pub(crate) const OWNERS: &str = "ports-owners";
+/// What the names of conditional maps begin with; an id follows.
+const ANY_IF: &str = "ports-if-";
+const AT_IF: &str = "ports-at-if-";
+
+const CHAIN: &str = "ports";
+const AT_IF_CHAIN: &str = "ports-at-if";
+const ANY_IF_CHAIN: &str = "ports-if";
+const PREROUTING: &str = "ports-prerouting";
+const OUTPUT: &str = "ports-output";
+const POSTROUTING: &str = "ports-postrouting";
+const GUARD: &str = "ports-guard";
+const CHAINS: [(&str, Option<Hook>); 7] = [
+    (AT_IF_CHAIN, None),
+    (ANY_IF_CHAIN, None),
+    (CHAIN, None),
+    (PREROUTING, Some(Hook::DESTINATION_NAT)),
+    (OUTPUT, Some(Hook::OUTPUT_NAT)),
+    (POSTROUTING, Some(Hook::SOURCE_NAT)),
+    (GUARD, Some(Hook::INPUT_RAW)),
+];
+
+/// Enough for every address of a host.
+const MAX_HOSTS: u32 = 65_535;
+const LOOPBACK: [u8; 4] = [127, 0, 0, 0];
+const LOOPBACK6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+const LOOPBACK_MASK: [u8; 4] = [255, 0, 0, 0];
+
+/// An element that a target needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) set: String,
+    pub(crate) key: Vec<u8>,
+    /// Of a map.
+    pub(crate) value: Option<Vec<u8>>,
+    /// The mapping that it is for.
+    pub(crate) mapping: Mapping,
+}
+
+/// The elements of a target, each once.
+pub(crate) fn elements(target: &Target<'_>) -> Vec<Wanted> {
+    let mut all: Vec<Wanted> = Vec::new();
+    let pod = target.pod.addr();
+    for mapping in target.mappings() {
+        let (set, key) = entry(mapping, target.conditions());
+        let value = joined(&[&bytes(pod), &mapping.container_port.to_be_bytes()]);
+        all.push(Wanted { set, key, value: Some(value), mapping: *mapping });
+        let sets = masquerade_sets(target.plan.snat, target.plan.masq_all);
+        let key = masquerade_key(mapping.protocol, pod, mapping.container_port);
+        for set in sets {
+            // Two ports of the host may lead to one of the pod.
+            if !all.iter().any(|w| w.set == *set && w.key == key) {
+                all.push(Wanted { set: (*set).to_owned(), key: key.clone(), value: None, mapping: *mapping });
+            }
+        }
+    }
+    all
+}
+
+/// The map and key of a mapping.
+pub(crate) fn entry(mapping: &Mapping, conditions: Option<&Conditions>) -> (String, Vec<u8>) {
+    let (protocol, port) = ([mapping.protocol.number()], mapping.host_port.to_be_bytes());
+    match (mapping.address(), conditions) {
+        (None, None) => (ANY.to_owned(), joined(&[&protocol, &port])),
+        (None, Some(conditions)) => (format!("{ANY_IF}{}", conditions.id()), joined(&[&protocol, &port])),
+        (Some(ip), None) => (AT.to_owned(), joined(&[&bytes(ip), &protocol, &port])),
+        (Some(ip), Some(conditions)) => {
+            (format!("{AT_IF}{}", conditions.id()), joined(&[&bytes(ip), &protocol, &port]))
+        }
+    }
+}
+
+/// The sets that say what is masqueraded.
+pub(crate) fn masquerade_sets(snat: bool, all: bool) -> &'static [&'static str] {
+    match (snat, all) {
+        (false, _) => &[],
+        (true, false) => &[SNAT],
+        (true, true) => &[SNAT, SNAT_ALL],
+    }
+}
+
+/// The key in them.
+pub(crate) fn masquerade_key(protocol: Protocol, pod: IpAddr, port: u16) -> Vec<u8> {
+    joined(&[&[protocol.number()], &bytes(pod), &port.to_be_bytes()])
+}
+
+/// Whether the set holds elements of attachments.
+pub(crate) fn is_ours(set: &str) -> bool {
+    [ANY, AT, SNAT, SNAT_ALL].contains(&set) || is_conditional(set)
+}
+
+/// Whether the map is there for the sake of its elements only.
+pub(crate) fn is_conditional(set: &str) -> bool {
+    set.starts_with(ANY_IF) || set.starts_with(AT_IF)
+}
+
+/// What an element of a map says: protocol, port of the host, address of the host if one was named.
+pub(crate) fn read_entry(set: &str, key: &[u8]) -> Option<(Protocol, u16, Option<IpAddr>)> {
+    let has_address = set == AT || set.starts_with(AT_IF);
+    let (ip, rest) = match (has_address, key.len()) {
+        (false, 8) => (None, key),
+        (true, 12) => (Some(IpAddr::from(<[u8; 4]>::try_from(&key[..4]).ok()?)), &key[4..]),
+        (true, 24) => (Some(IpAddr::from(<[u8; 16]>::try_from(&key[..16]).ok()?)), &key[16..]),
+        _ => return None,
+    };
+    if set == SNAT || set == SNAT_ALL {
+        return None;
+    }
+    Some((Protocol::from_number(rest[0])?, u16::from_be_bytes([rest[4], rest[5]]), ip))
+}
+
+/// The pod's address and port, as the value of a map.
+pub(crate) fn read_value(value: &[u8]) -> Option<(IpAddr, u16)> {
+    let (ip, port): (IpAddr, _) = match value.len() {
+        8 => (<[u8; 4]>::try_from(&value[..4]).ok()?.into(), &value[4..6]),
+        20 => (<[u8; 16]>::try_from(&value[..16]).ok()?.into(), &value[16..18]),
+        _ => return None,
+    };
+    Some((ip, u16::from_be_bytes([port[0], port[1]])))
+}
+
+/// A rule that is the same for all attachments, or for all of a subnet: it is known by its comment.
+struct Fixed {
+    chain: &'static str,
+    comment: String,
+    body: Box<dyn Fn(&mut RuleBody<'_, '_>)>,
+}
+
+/// All rules that a family needs, but those of conditions.
+fn fixed(family: Family, addresses: Addresses) -> Vec<Fixed> {
+    let fields = Fields::of(family);
+    let is_v4 = family == Family::Ip;
+    let mut rules = Vec::new();
+    let mut rule = |chain, comment: &str, body: Box<dyn Fn(&mut RuleBody<'_, '_>)>| {
+        rules.push(Fixed { chain, comment: comment.to_owned(), body });
+    };
+    let Fields { destination, .. } = fields;
+    let jump = |chain: &str| Verdict::Jump(chain.to_owned());
+    rule(
+        CHAIN,
+        "the host's addresses",
+        Box::new(move |r| {
+            if is_v4 {
+                r.masked(destination, &LOOPBACK_MASK, Comparison::NotEqual, &LOOPBACK);
+            }
+            r.learn(&[Part::Packet(destination)], HOSTS);
+        }),
+    );
+    rule(CHAIN, "one address, conditions", Box::new(move |r| _ = r.verdict(&jump(AT_IF_CHAIN))));
+    rule(CHAIN, "one address", Box::new(move |r| _ = r.send_to_entry(family, &fields.at(), AT)));
+    rule(CHAIN, "any address, conditions", Box::new(move |r| _ = r.verdict(&jump(ANY_IF_CHAIN))));
+    rule(CHAIN, "any address", Box::new(move |r| _ = r.send_to_entry(family, &fields.any(), ANY)));
+    let ports = || Verdict::Jump(CHAIN.to_owned());
+    match addresses {
+        Addresses::All => {
+            rule(PREROUTING, "to the host", Box::new(move |r| _ = r.to_local().verdict(&ports())));
+            rule(
+                OUTPUT,
+                "to the host",
+                Box::new(move |r| {
+                    if !is_v4 {
+                        // Nothing leaves the host with this source, so whatever listens there keeps it.
+                        r.differs(Part::Packet(destination), &LOOPBACK6);
+                    }
+                    r.to_local().verdict(&ports());
+                }),
+            );
+        }
+        Addresses::Listed => {
+            rule(
+                PREROUTING,
+                "to the link it came in by",
+                Box::new(move |r| _ = r.to_input_address().verdict(&ports())),
+            );
+            for chain in [PREROUTING, OUTPUT] {
+                rule(
+                    chain,
+                    "to the host, not to a service",
+                    Box::new(move |r| _ = r.in_set(&[Part::Packet(destination)], HOSTS).verdict(&ports())),
+                );
+            }
+            if is_v4 {
+                rule(
+                    OUTPUT,
+                    "to the loopback",
+                    Box::new(move |r| {
+                        r.masked(destination, &LOOPBACK_MASK, Comparison::Equal, &LOOPBACK).verdict(&ports());
+                    }),
+                );
+            }
+        }
+    }
+    if is_v4 {
+        rule(
+            POSTROUTING,
+            "from the loopback",
+            Box::new(move |r| {
+                r.is_destination_rewritten().masked(fields.source, &LOOPBACK_MASK, Comparison::Equal, &LOOPBACK);
+                r.in_set(&fields.pod_port(), SNAT).masquerade();
+            }),
+        );
+        for (part, what) in [(fields.source, "from"), (destination, "to")] {
+            rule(
+                GUARD,
+                &format!("what is {what} the loopback never comes by another link"),
+                Box::new(move |r| {
+                    r.differs(Part::InputName, &name_key("lo"));
+                    r.masked(part, &LOOPBACK_MASK, Comparison::Equal, &LOOPBACK).verdict(&Verdict::Drop);
+                }),
+            );
+        }
+    }
+    rule(
+        POSTROUTING,
+        "masqAll",
+        Box::new(move |r| {
+            r.is_destination_rewritten().in_set(&[fields.original], HOSTS);
+            r.in_set(&fields.pod_port(), SNAT_ALL).masquerade();
+        }),
+    );
+    rules
+}
+
+/// The rule of the pods of a subnet that reach each other, or themselves, by a port of the host.
+fn subnet_rule(subnet: Cidr) -> Fixed {
+    let fields = Fields::of(Family::of(subnet.addr()));
+    Fixed {
+        chain: POSTROUTING,
+        comment: format!("inside {subnet}"),
+        body: Box::new(move |r| {
+            r.is_destination_rewritten().in_set(&[fields.original], HOSTS);
+            in_subnet(r, fields.source, subnet, false);
+            in_subnet(r, fields.destination, subnet, false);
+            r.in_set(&fields.pod_port(), SNAT).masquerade();
+        }),
+    }
+}
+
+fn in_subnet(rule: &mut RuleBody<'_, '_>, part: Offset, subnet: Cidr, negated: bool) {
+    let is_whole = subnet.prefix() == if subnet.is_ipv4() { 32 } else { 128 };
+    let network = bytes(subnet.addr());
+    match (is_whole, negated) {
+        // A mask of ones alone would not be printed as an address.
+        (true, false) => rule.equals(Part::Packet(part), &network),
+        (true, true) => rule.differs(Part::Packet(part), &network),
+        (false, false) => rule.masked(part, &mask(subnet), Comparison::Equal, &network),
+        (false, true) => rule.masked(part, &mask(subnet), Comparison::NotEqual, &network),
+    };
+}
+
+/// Where things are in the packets of a family.
+#[derive(Debug, Clone, Copy)]
+struct Fields {
+    source: Offset,
+    destination: Offset,
+    original: Part,
+}
+
+impl Fields {
+    fn of(family: Family) -> Self {
+        if family == Family::Ip {
+            Self {
+                source: Offset::IP_SOURCE,
+                destination: Offset::IP_DESTINATION,
+                original: Part::OriginalDestination4,
+            }
+        } else {
+            Self {
+                source: Offset::IP6_SOURCE,
+                destination: Offset::IP6_DESTINATION,
+                original: Part::OriginalDestination6,
+            }
+        }
+    }
+
+    fn any(self) -> [Part; 2] {
+        [Part::Protocol, Part::Packet(Offset::DESTINATION_PORT)]
+    }
+
+    fn at(self) -> [Part; 3] {
+        let [protocol, port] = self.any();
+        [Part::Packet(self.destination), protocol, port]
+    }
+
+    fn pod_port(self) -> [Part; 3] {
+        let [protocol, port] = self.any();
+        [protocol, Part::Packet(self.destination), port]
+    }
+}
+
+/// The first rule of the skeleton that is not among these, as chain and comment.
+pub(crate) fn first_missing(rules: &[Rule], target: &Target<'_>, addresses: Addresses) -> Option<String> {
+    let mut all = fixed(target.family(), addresses);
+    all.push(subnet_rule(target.pod.network()));
+    let gone = all.into_iter().find(|fixed| !ruleset::has(rules, fixed.chain, &fixed.comment));
+    let conditional = || target.conditions().and_then(|c| first_missing_of(rules, target, c));
+    gone.map(|fixed| format!("rule \"{}\" of chain {}", fixed.comment, fixed.chain)).or_else(conditional)
+}
+
+fn first_missing_of(rules: &[Rule], target: &Target<'_>, conditions: &Conditions) -> Option<String> {
+    let sets = target.mappings().map(|m| entry(m, Some(conditions)).0);
+    let gone = |set: &String| !ruleset::has(rules, conditional_chain(set), &conditional_comment(set));
+    let mut missing = sets.filter(gone);
+    missing.next().map(|set| format!("the rule of map {set}, of the conditions \"{}\"", conditions.text()))
+}
+
+/// Adds to a transaction what is missing of the target's rules, its sets and chains.
+pub(crate) fn push_skeleton(batch: &mut Batch, rules: &[Rule], target: &Target<'_>, addresses: Addresses) {
+    let family = target.family();
+    let all = fixed(family, addresses);
+    let of_subnet = subnet_rule(target.pod.network());
+    let has = |f: &Fixed| ruleset::has(rules, f.chain, &f.comment);
+    let is_whole = all.iter().all(has);
+    if !is_whole || !has(&of_subnet) {
+        batch.add_table(family, TABLE, ruleset::TABLE_COMMENT);
+        push_sets(batch, family);
+        for (chain, hook) in CHAINS {
+            if family == Family::Ip || chain != GUARD {
+                batch.add_chain(family, TABLE, chain, hook);
+            }
+        }
+    }
+    // The order of the rules matters in one chain only, which is written anew if any of its rules is missing.
+    let rewrite = !all.iter().filter(|f| f.chain == CHAIN).all(has);
+    let is_expected = |r: &Rule| all.iter().any(|f| f.chain == r.chain && r.comment.as_ref() == Some(&f.comment));
+    for rule in rules {
+        // Those of another way to tell which addresses are meant.
+        let is_old = [PREROUTING, OUTPUT].contains(&rule.chain.as_str()) && !is_expected(rule);
+        if is_old || rewrite && rule.chain == CHAIN {
+            batch.delete_rule(family, TABLE, &rule.chain, rule.handle);
+        }
+    }
+    for rule in &all {
+        if !has(rule) || rewrite && rule.chain == CHAIN {
+            push(batch, family, rule);
+        }
+    }
+    if !has(&of_subnet) {
+        push(batch, family, &of_subnet);
+    }
+    if let Some(conditions) = target.conditions() {
+        push_conditions(batch, rules, target, conditions);
+    }
+}
+
+fn push(batch: &mut Batch, family: Family, rule: &Fixed) {
+    batch.add_rule(family, TABLE, rule.chain, &rule.comment, |body| (rule.body)(body));
+}
+
+fn push_sets(batch: &mut Batch, family: Family) {
+    const V4: (SetType, SetType, SetType, SetType) = (
+        SetType::IPV4,
+        SetType::of(&[Field::Ipv4, Field::Protocol, Field::Port]),
+        SetType::of(&[Field::Ipv4, Field::Port]),
+        SetType::of(&[Field::Protocol, Field::Ipv4, Field::Port]),
+    );
+    const V6: (SetType, SetType, SetType, SetType) = (
+        SetType::IPV6,
+        SetType::of(&[Field::Ipv6, Field::Protocol, Field::Port]),
+        SetType::of(&[Field::Ipv6, Field::Port]),
+        SetType::of(&[Field::Protocol, Field::Ipv6, Field::Port]),
+    );
+    let (address, at, pod, snat) = if family == Family::Ip { V4 } else { V6 };
+    batch.add_map(family, TABLE, AT, at, pod);
+    batch.add_map(family, TABLE, ANY, SetType::of(&[Field::Protocol, Field::Port]), pod);
+    for set in [SNAT, SNAT_ALL] {
+        batch.add_set(family, TABLE, set, snat);
+    }
+    batch.add_learning_set(family, TABLE, HOSTS, address, MAX_HOSTS);
+    batch.add_set(family, TABLE, OWNERS, SetType::IPV6);
+}
+
+fn push_conditions(batch: &mut Batch, rules: &[Rule], target: &Target<'_>, conditions: &Conditions) {
+    let family = target.family();
+    let mut sets: Vec<String> = target.mappings().map(|m| entry(m, Some(conditions)).0).collect();
+    sets.sort();
+    sets.dedup();
+    for set in sets {
+        let chain = conditional_chain(&set);
+        let comment = conditional_comment(&set);
+        if ruleset::has(rules, chain, &comment) {
+            continue;
+        }
+        let fields = Fields::of(family);
+        let parts = if chain == AT_IF_CHAIN { fields.at().to_vec() } else { fields.any().to_vec() };
+        const ANY_KEY: SetType = SetType::of(&[Field::Protocol, Field::Port]);
+        const AT4: SetType = SetType::of(&[Field::Ipv4, Field::Protocol, Field::Port]);
+        const AT6: SetType = SetType::of(&[Field::Ipv6, Field::Protocol, Field::Port]);
+        const POD4: SetType = SetType::of(&[Field::Ipv4, Field::Port]);
+        const POD6: SetType = SetType::of(&[Field::Ipv6, Field::Port]);
+        let (at, pod) = if family == Family::Ip { (AT4, POD4) } else { (AT6, POD6) };
+        batch.add_map(family, TABLE, &set, if chain == AT_IF_CHAIN { at } else { ANY_KEY }, pod);
+        batch.add_rule(family, TABLE, chain, &comment, |rule| {
+            for condition in &conditions.all {
+                push_condition(rule, fields, condition);
+            }
+            rule.send_to_entry(family, &parts, &set);
+        });
+    }
+}
+
+fn push_condition(rule: &mut RuleBody<'_, '_>, fields: Fields, condition: &Condition) {
+    let name = |rule: &mut RuleBody<'_, '_>, part, name: &Name| {
+        // A shorter value compares with what the name begins with.
+        let key = if name.is_prefix { name.text.as_bytes().to_vec() } else { name_key(&name.text) };
+        if condition.negated {
+            rule.differs(part, &key)
+        } else {
+            rule.equals(part, &key)
+        };
+    };
+    match &condition.what {
+        What::Source(cidr) => in_subnet(rule, fields.source, *cidr, condition.negated),
+        What::Destination(cidr) => in_subnet(rule, fields.destination, *cidr, condition.negated),
+        What::Input(link) => name(rule, Part::InputName, link),
+        What::Output(link) => name(rule, Part::OutputName, link),
+    }
+}
+
+fn conditional_chain(set: &str) -> &'static str {
+    if set.starts_with(AT_IF) { AT_IF_CHAIN } else { ANY_IF_CHAIN }
+}
+
+fn conditional_comment(set: &str) -> String {
+    format!("looks into {set}")
+}
+
+/// Adds to a transaction what removes a map of conditions, empty by then, with its rule.
+pub(crate) fn push_conditional_removal(batch: &mut Batch, family: Family, rules: &[Rule], set: &str) {
+    let (chain, comment) = (conditional_chain(set), conditional_comment(set));
+    for rule in rules.iter().filter(|r| r.chain == chain && r.comment.as_ref() == Some(&comment)) {
+        batch.delete_rule(family, TABLE, chain, rule.handle);
+    }
+    batch.delete_set(family, TABLE, set);
+}

@@ -1,0 +1,349 @@
+//! Publishing ports by our own tables.
+
+pub(crate) mod addresses;
+pub(crate) mod layout;
+pub(crate) mod owner;
+mod takeover;
+
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use cni::{Attachment, Error};
+use netlink::nft::{Batch, Element, Family, Nft};
+use netlink::{Errno, Result, Socket};
+use ruleset::TABLE;
+
+use crate::config::{Plan, Protocol, Target};
+use addresses::{Addresses, Host};
+use layout::{HOSTS, OWNERS};
+use owner::Owner;
+
+const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
+
+/// What is to be published, for whom.
+pub(crate) struct Request<'a> {
+    pub(crate) attachment: &'a Attachment,
+    pub(crate) targets: &'a [Target<'a>],
+    pub(crate) host: &'a Host,
+    pub(crate) owner: Owner,
+}
+
+/// An element where it is.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) family: Family,
+    pub(crate) set: String,
+    pub(crate) element: Element,
+}
+
+/// Publishes the ports in one transaction. `made` tells whether anything may have been made.
+///
+/// Errors: a port is another attachment's that is not certainly gone; nothing was changed then.
+pub(crate) fn install(
+    nft: &mut Nft,
+    route: &mut Socket,
+    request: &Request<'_>,
+    made: &Cell<bool>,
+) -> std::result::Result<(), Error> {
+    let mut is_taken = false;
+    let mut outcome = Ok(Vec::new());
+    ruleset::transaction("publishing the ports in nf_tables", || {
+        let generation = nft.generation()?;
+        let mut is_complete = true;
+        let mut needs = Vec::new();
+        for target in request.targets {
+            let rules = nft.rules(target.family(), TABLE, None)?;
+            let is_whole = layout::first_missing(&rules, target, request.host.addresses).is_none();
+            let addresses = HostAddresses::look(nft, target.family(), request.host)?;
+            is_complete &= is_whole && addresses.is_complete();
+            needs.push((target, rules, is_whole, addresses));
+        }
+        is_taken |= has_forgotten(nft, request)?;
+        // Without anything to decide on what was read, others' commits do not matter.
+        let mut batch = if is_complete && !is_taken { Batch::new() } else { Batch::if_generation(generation) };
+        for (target, rules, is_whole, addresses) in &needs {
+            if !is_whole {
+                layout::push_skeleton(&mut batch, rules, target, request.host.addresses);
+            }
+            addresses.push(&mut batch, target.family());
+        }
+        let mut done = Vec::new();
+        if is_taken {
+            match takeover::clear(nft, route, request, &mut batch)? {
+                Ok(cleared) => {
+                    done = cleared.published;
+                    outcome = Ok(cleared.notices);
+                }
+                Err(refusal) => {
+                    outcome = Err(refusal);
+                    return Ok(());
+                }
+            }
+        }
+        for target in request.targets {
+            if !done.contains(&target.family()) {
+                push_elements(&mut batch, target, request);
+            }
+        }
+        // A commit whose answer gets lost has happened.
+        made.set(made.get() || !batch.is_empty());
+        let result = nft.commit(batch);
+        if let Err(error) = &result {
+            is_taken |= error.is(Errno::EEXIST);
+            made.set(false);
+        }
+        result
+    })?;
+    for notice in outcome? {
+        host::syslog::notice("portmap", &notice);
+    }
+    Ok(())
+}
+
+/// Whether the attachment has elements in a family for which nothing is to be published now.
+fn has_forgotten(nft: &mut Nft, request: &Request<'_>) -> Result<bool> {
+    let identity = request.attachment.identity();
+    for family in FAMILIES {
+        if request.targets.iter().all(|t| t.family() != family)
+            && nft.element(family, TABLE, OWNERS, &identity)?.is_some()
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn push_elements(batch: &mut Batch, target: &Target<'_>, request: &Request<'_>) {
+    let (family, comment) = (target.family(), request.attachment.comment());
+    let elements = layout::elements(target);
+    let owner = request.owner.with_elements(elements.len()).comment();
+    for wanted in elements {
+        match &wanted.value {
+            Some(value) => batch.add_entry(family, TABLE, &wanted.set, &wanted.key, value, &comment),
+            None => batch.add_element(family, TABLE, &wanted.set, &wanted.key, &comment),
+        };
+    }
+    batch.add_element(family, TABLE, OWNERS, &request.attachment.identity(), &owner);
+}
+
+/// How the set of the host's addresses differs from what the host has.
+struct HostAddresses {
+    missing: Vec<Vec<u8>>,
+    gone: Vec<Vec<u8>>,
+}
+
+impl HostAddresses {
+    fn look(nft: &mut Nft, family: Family, host: &Host) -> Result<Self> {
+        let mut present: HashSet<Vec<u8>> = nft.elements(family, TABLE, HOSTS)?.into_iter().map(|e| e.key).collect();
+        let of_family = host.published.iter().filter(|ip| Family::of(**ip) == family);
+        let missing = of_family.map(|ip| ruleset::bytes(*ip)).filter(|key| !present.remove(key)).collect();
+        // What was learned and is the host's still does no harm, unless it may be a service's.
+        let stays =
+            |key: &Vec<u8>| host.addresses == Addresses::All && host.local.iter().any(|ip| ruleset::bytes(*ip) == *key);
+        Ok(Self { missing, gone: present.into_iter().filter(|key| !stays(key)).collect() })
+    }
+
+    fn is_complete(&self) -> bool {
+        self.missing.is_empty() && self.gone.is_empty()
+    }
+
+    fn push(&self, batch: &mut Batch, family: Family) {
+        for key in &self.missing {
+            batch.add_element(family, TABLE, HOSTS, key, "the host's");
+        }
+        for key in &self.gone {
+            batch.delete_element(family, TABLE, HOSTS, key);
+        }
+    }
+}
+
+/// UDP ports that led to a pod's address.
+pub(crate) type UdpPorts = Vec<(IpAddr, u16)>;
+
+/// Removes all elements of the attachment, and in the same transaction what `more` adds to it. `plan`: what its config
+/// says now, by which they are found without looking at everyone's.
+pub(crate) fn remove(
+    nft: &mut Nft,
+    attachment: &Attachment,
+    plan: Option<&Plan>,
+    more: impl Fn(&mut Nft, &mut Batch) -> Result<()>,
+) -> std::result::Result<UdpPorts, Error> {
+    let mut removed = Vec::new();
+    ruleset::transaction("removing the ports from nf_tables", || {
+        let generation = match nft.generation() {
+            // A kernel without nf_tables holds nothing of ours.
+            Err(error) if ruleset::is_unsupported(&error) => return Ok(()),
+            generation => generation?,
+        };
+        let mut batch = Batch::if_generation(generation);
+        removed.clear();
+        for family in FAMILIES {
+            removed.extend(push_own_removal(nft, &mut batch, family, attachment, plan)?);
+        }
+        more(nft, &mut batch)?;
+        nft.commit(batch)
+    })?;
+    Ok(udp_ports(&removed))
+}
+
+fn push_own_removal(
+    nft: &mut Nft,
+    batch: &mut Batch,
+    family: Family,
+    attachment: &Attachment,
+    plan: Option<&Plan>,
+) -> Result<Vec<Found>> {
+    let identity = attachment.identity();
+    let owner = nft.element(family, TABLE, OWNERS, &identity)?;
+    let mut found = Vec::new();
+    if let Some(plan) = plan {
+        found = find_planned(nft, family, attachment, plan)?;
+    }
+    let expected = owner.as_ref().map_or(0, |o| Owner::parse(o.comment.as_deref().unwrap_or_default()).elements);
+    if found.len() < expected {
+        // The config is another than at the ADD, or does not say.
+        found = all(nft, family)?.into_iter().filter(|f| ruleset::is_owned(&f.element, attachment)).collect();
+    }
+    push_removal(nft, batch, &found)?;
+    if owner.is_some() {
+        batch.delete_element(family, TABLE, OWNERS, &identity);
+    }
+    Ok(found)
+}
+
+/// The attachment's elements of what the config says.
+fn find_planned(nft: &mut Nft, family: Family, attachment: &Attachment, plan: &Plan) -> Result<Vec<Found>> {
+    let mut found: Vec<Found> = Vec::new();
+    let mut look = |nft: &mut Nft, set: &str, key: &[u8]| -> Result<Option<Vec<u8>>> {
+        if found.iter().any(|f| f.set == set && f.element.key == key) {
+            return Ok(None);
+        }
+        let element = nft.element(family, TABLE, set, key)?.filter(|e| ruleset::is_owned(e, attachment));
+        let value = element.as_ref().and_then(|e| e.value.clone());
+        found.extend(element.map(|element| Found { family, set: set.to_owned(), element }));
+        Ok(value)
+    };
+    for mapping in plan.mappings.iter().filter(|m| m.is_for(family)) {
+        let (set, key) = layout::entry(mapping, plan.conditions(family));
+        let Some((pod, port)) = look(nft, &set, &key)?.as_deref().and_then(layout::read_value) else { continue };
+        for set in layout::masquerade_sets(plan.snat, plan.masq_all) {
+            look(nft, set, &layout::masquerade_key(mapping.protocol, pod, port))?;
+        }
+    }
+    Ok(found)
+}
+
+/// All elements of attachments in a family: the cost grows with their number.
+pub(crate) fn all(nft: &mut Nft, family: Family) -> Result<Vec<Found>> {
+    let mut found = Vec::new();
+    for set in nft.sets(family, TABLE)?.into_iter().filter(|s| layout::is_ours(s)) {
+        let elements = nft.elements(family, TABLE, &set)?;
+        found.extend(elements.into_iter().map(|element| Found { family, set: set.clone(), element }));
+    }
+    Ok(found)
+}
+
+/// Removes elements, and maps of conditions that are empty then.
+fn push_removal(nft: &mut Nft, batch: &mut Batch, found: &[Found]) -> Result<()> {
+    let mut conditional: Vec<(Family, &str)> = Vec::new();
+    for Found { family, set, element } in found {
+        batch.delete_element(*family, TABLE, set, &element.key);
+        if layout::is_conditional(set) && !conditional.contains(&(*family, set)) {
+            conditional.push((*family, set));
+        }
+    }
+    for (family, set) in conditional {
+        let going = found.iter().filter(|f| f.family == family && f.set == set).count();
+        if nft.elements(family, TABLE, set)?.len() == going {
+            let rules = nft.rules(family, TABLE, None)?;
+            layout::push_conditional_removal(batch, family, &rules, set);
+        }
+    }
+    Ok(())
+}
+
+fn udp_ports(found: &[Found]) -> UdpPorts {
+    let read = |f: &Found| {
+        let (protocol, port, _) = layout::read_entry(&f.set, &f.element.key)?;
+        let (pod, _) = layout::read_value(f.element.value.as_deref()?)?;
+        (protocol == Protocol::Udp).then_some((pod, port))
+    };
+    found.iter().filter_map(read).collect()
+}
+
+/// Removes all elements whose comment is of an attachment that is not alive, and returns the identities of those, each
+/// with its comment.
+pub(crate) fn remove_stale(
+    nft: &mut Nft,
+    is_stale: impl Fn(&str) -> bool,
+    more: impl Fn(&mut Nft, &mut Batch) -> Result<()>,
+) -> std::result::Result<(Vec<([u8; 16], String)>, UdpPorts), Error> {
+    let mut gone: Vec<([u8; 16], String)> = Vec::new();
+    let mut ports = Vec::new();
+    ruleset::transaction("removing stale ports from nf_tables", || {
+        let generation = match nft.generation() {
+            Err(error) if ruleset::is_unsupported(&error) => return Ok(()),
+            generation => generation?,
+        };
+        gone.clear();
+        ports.clear();
+        let mut batch = Batch::if_generation(generation);
+        for family in FAMILIES {
+            let mut stale = all(nft, family)?;
+            stale.retain(|f| f.element.comment.as_deref().is_some_and(&is_stale));
+            push_removal(nft, &mut batch, &stale)?;
+            let mut identities = HashSet::new();
+            for comment in stale.iter().filter_map(|f| f.element.comment.as_deref()) {
+                if let Some(identity) = owner::identity(comment)
+                    && identities.insert(identity)
+                    && nft.element(family, TABLE, OWNERS, &identity)?.is_some()
+                {
+                    batch.delete_element(family, TABLE, OWNERS, &identity);
+                }
+            }
+            for comment in stale.iter().filter_map(|f| f.element.comment.clone()) {
+                if let Some(identity) = owner::identity(&comment)
+                    && gone.iter().all(|(id, _)| *id != identity)
+                {
+                    gone.push((identity, comment));
+                }
+            }
+            ports.extend(udp_ports(&stale));
+        }
+        more(nft, &mut batch)?;
+        nft.commit(batch)
+    })?;
+    Ok((gone, ports))
+}
+
+/// What is missing of what ADD made for a target, in words; `None`: nothing.
+pub(crate) fn missing(
+    nft: &mut Nft,
+    attachment: &Attachment,
+    target: &Target<'_>,
+    host: &Host,
+) -> Result<Option<String>> {
+    let family = target.family();
+    let rules = nft.rules(family, TABLE, None)?;
+    if let Some(rule) = layout::first_missing(&rules, target, host.addresses) {
+        return Ok(Some(format!("{rule} of table {family} {TABLE} is missing")));
+    }
+    for wanted in layout::elements(target) {
+        let found = nft.element(family, TABLE, &wanted.set, &wanted.key)?;
+        let what = format!("element of {} in {} of table {family} {TABLE}", wanted.mapping, wanted.set);
+        let Some(found) = found else { return Ok(Some(format!("{what} is missing"))) };
+        if !ruleset::is_owned(&found, attachment) {
+            let comment = found.comment.unwrap_or_default();
+            return Ok(Some(format!("{what} is not this attachment's: its comment is \"{comment}\"")));
+        }
+        if found.value != wanted.value {
+            let read = |v: &Option<Vec<u8>>| v.as_deref().and_then(layout::read_value);
+            let show =
+                |v| read(v).map_or("nothing".to_owned(), |(ip, port)| std::net::SocketAddr::new(ip, port).to_string());
+            return Ok(Some(format!("{what} leads to {}, expected {}", show(&found.value), show(&wanted.value))));
+        }
+    }
+    let owner = nft.element(family, TABLE, OWNERS, &attachment.identity())?;
+    Ok(owner.is_none().then(|| format!("the attachment's element in {OWNERS} of table {family} {TABLE} is missing")))
+}

@@ -1,0 +1,173 @@
+//! Who has published ports, and whether it is certainly gone.
+//!
+//! Elements say whose they are; an element of the set of owners says where that one lived. A port is taken from another
+//! attachment only when nothing of it can be alive: by the rule of host-local's store (two independent signs, the
+//! namespace and the host link, and known that there was a link).
+
+use cni::attachment::{MAX_HOST_IFNAME_ATTEMPTS, host_ifname};
+use cni::{Attachment, Call};
+use host::netns::{self, NetNs};
+use netlink::link::{self, Link};
+use netlink::nft::MAX_COMMENT;
+use netlink::{Result, Socket};
+
+/// What the comment of an owner's element says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Owner {
+    /// The kernel's number of the namespace.
+    cookie: Option<u64>,
+    /// Our bridge plugin made the attachment's host link.
+    by_bridge: bool,
+    /// How many elements it has in this family.
+    pub(crate) elements: usize,
+    /// CNI_NETNS; `None` where it could not be written down.
+    netns: Option<String>,
+}
+
+impl Owner {
+    /// The owner that the call is about.
+    pub(crate) fn new(call: &Call, host_link: Option<&Link>, elements: usize) -> Self {
+        let netns = &call.env.netns;
+        Self {
+            cookie: NetNs::open(netns).ok().and_then(|ns| ns.cookie()),
+            by_bridge: host_link.is_some(),
+            elements,
+            netns: Some(netns.clone()).filter(|path| is_plain(path)),
+        }
+    }
+
+    /// The same with another number of elements.
+    pub(crate) fn with_elements(&self, elements: usize) -> Self {
+        Self { elements, ..self.clone() }
+    }
+
+    /// As a comment: `<cookie in hex, or -> <bridge, or -> <number of elements> <path>`.
+    pub(crate) fn comment(&self) -> String {
+        let cookie = self.cookie.map_or_else(|| "-".to_owned(), |c| format!("{c:x}"));
+        let by = if self.by_bridge { "bridge" } else { "-" };
+        let head = format!("{cookie} {by} {}", self.elements);
+        let whole = format!("{head} {}", self.netns.as_deref().unwrap_or_default());
+        // Half a path leads nowhere, which would count against the owner.
+        if self.netns.is_some() && whole.len() <= MAX_COMMENT { whole } else { head }
+    }
+
+    /// Reads a comment; what is not understood is nothing that would speak against the owner.
+    pub(crate) fn parse(comment: &str) -> Self {
+        let mut words = comment.splitn(4, ' ');
+        Self {
+            cookie: words.next().and_then(|c| u64::from_str_radix(c, 16).ok()),
+            by_bridge: words.next() == Some("bridge"),
+            elements: words.next().and_then(|n| n.parse().ok()).unwrap_or(usize::MAX),
+            netns: words.next().filter(|path| !path.is_empty()).map(str::to_owned),
+        }
+    }
+
+    /// Whether nothing of the owner can be alive, and why.
+    pub(crate) fn is_gone(
+        &self,
+        route: &mut Socket,
+        identity: &[u8; 16],
+    ) -> std::result::Result<Option<String>, String> {
+        if !self.by_bridge {
+            return Ok(None);
+        }
+        let link = link_of(route, identity).map_err(|e| format!("its host link cannot be looked for: {e}"))?;
+        Ok(if link.is_some() { None } else { self.why_unreachable() })
+    }
+
+    fn why_unreachable(&self) -> Option<String> {
+        let path = self.netns.as_deref()?;
+        match NetNs::open(path) {
+            Err(netns::Error::NotFound(_)) => Some(format!("there is no namespace {path} any more")),
+            Err(netns::Error::NotANamespace { .. }) => Some(format!("no namespace is mounted on {path} any more")),
+            Err(_) => None,
+            Ok(ns) => {
+                let is_another = self.cookie.is_some_and(|was| ns.cookie().is_some_and(|now| now != was));
+                is_another.then(|| format!("{path} leads to another namespace"))
+            }
+        }
+    }
+}
+
+/// What can stand in a comment that `nft -f` reads back.
+fn is_plain(path: &str) -> bool {
+    path.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\'' | '\\'))
+}
+
+/// The attachment's host link, if our bridge plugin made it.
+pub(crate) fn host_link(route: &mut Socket, attachment: &Attachment) -> Result<Option<Link>> {
+    let alias = attachment.alias();
+    Ok(link_of(route, &attachment.identity())?.filter(|link| link.alias.as_ref() == Some(&alias)))
+}
+
+/// A link with one of the names that an identity can have, unless it says that it is somebody else's.
+pub(crate) fn link_of(route: &mut Socket, identity: &[u8; 16]) -> Result<Option<Link>> {
+    let owner = format!("oxbridge {} ", hex(identity));
+    for name in (0..MAX_HOST_IFNAME_ATTEMPTS).map(|attempt| host_ifname(identity, attempt)) {
+        // The next name is taken only where this one is.
+        let Some(link) = link::by_name(route, &name)? else { return Ok(None) };
+        let is_others = link.alias.as_ref().is_some_and(|a| a.starts_with("oxbridge ") && !a.starts_with(&owner));
+        if !is_others {
+            return Ok(Some(link));
+        }
+    }
+    Ok(None)
+}
+
+/// Lower-case hex digits, as in comments.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The identity that a comment begins with.
+pub(crate) fn identity(comment: &str) -> Option<[u8; 16]> {
+    let digits = comment.split(' ').next().filter(|word| word.len() == 32 && word.is_ascii())?;
+    let mut identity = [0; 16];
+    for (byte, at) in identity.iter_mut().zip((0..32).step_by(2)) {
+        *byte = u8::from_str_radix(&digits[at..at + 2], 16).ok()?;
+    }
+    Some(identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner() -> Owner {
+        Owner { cookie: Some(0x1f), by_bridge: true, elements: 4, netns: Some("/run/netns/a".to_owned()) }
+    }
+
+    #[test]
+    fn owners_are_read_back() {
+        assert_eq!(owner().comment(), "1f bridge 4 /run/netns/a");
+        for owner in [owner(), Owner { cookie: None, by_bridge: false, elements: 0, netns: None }] {
+            assert_eq!(Owner::parse(&owner.comment()), owner);
+        }
+        // A path that does not fit is none at all.
+        let long = Owner { netns: Some(format!("/{}", "a".repeat(120))), ..owner() };
+        assert_eq!(Owner::parse(&long.comment()), Owner { netns: None, ..owner() });
+        assert!(!is_plain("/run/a b") && !is_plain("/run/\"") && is_plain("/proc/4711/ns/net"));
+        assert_eq!(Owner::parse("").elements, usize::MAX);
+    }
+
+    #[test]
+    fn only_an_unreachable_namespace_speaks_against_its_owner() {
+        assert!(owner().why_unreachable().unwrap().contains("no namespace /run/netns/a"));
+        assert_eq!(Owner { netns: None, ..owner() }.why_unreachable(), None);
+        let own = Owner { netns: Some("/proc/self/ns/net".to_owned()), cookie: None, ..owner() };
+        assert_eq!(own.why_unreachable(), None);
+        let file = Owner { netns: Some("/proc/self/status".to_owned()), ..owner() };
+        // A file of procfs passes for a namespace of old kernels.
+        assert_eq!(file.why_unreachable(), None);
+    }
+
+    #[test]
+    fn identities_stand_in_comments() {
+        let attachment = Attachment { network: "n".into(), container_id: "c".into(), ifname: "eth0".into() };
+        assert_eq!(identity(&attachment.comment()), Some(attachment.identity()));
+        assert_eq!(hex(&attachment.identity()), attachment.identity_hex());
+        for text in ["", "x", &"g".repeat(32), &"é".repeat(16)] {
+            assert_eq!(identity(text), None);
+        }
+    }
+}
