@@ -1,9 +1,14 @@
 //! What the fuzz targets do with an input; also run over their corpus by an ordinary test
 //! (`tests/tests/corpus.rs`). Each function panics when the code under test is wrong.
 
+/// The parser of `subnet.env`, as the plugin has it: a binary cannot be linked to.
+#[path = "../../plugins/flannel/src/subnet.rs"]
+mod subnet;
+
 use cni::{AddResult, Call, Dns, Env, Error, Plugin, Route, Version, args, run};
 use serde_json::Value;
 use std::{collections::BTreeMap, ffi::OsString, str};
+use subnet::{Problem, SubnetEnv};
 
 /// A plugin that reads all that a config can say, and does nothing.
 struct Reader;
@@ -102,4 +107,24 @@ pub fn cni_args(input: &[u8]) {
         assert_eq!(args.get(key), expected, "{key} of {text:?}");
     }
     assert_eq!(args.get("IgnoreUnknown"), None);
+}
+
+/// `subnet.env`: a lease is whole, and what says that it is not says why.
+pub fn subnet_env(input: &[u8]) {
+    let lease = match SubnetEnv::parse(input) {
+        Ok(lease) => lease,
+        Err(problem @ (Problem::Unfinished(_) | Problem::Invalid(_))) => {
+            assert!(!problem.to_string().is_empty());
+            return;
+        }
+    };
+    assert!(!lease.networks.is_empty() && (1..=2).contains(&lease.subnets.len()), "{lease:?}");
+    for cidr in lease.networks.iter().chain(&lease.subnets) {
+        assert_eq!(cidr.network(), *cidr, "host bits in {lease:?}");
+    }
+    let mut more = input.to_vec();
+    more.extend_from_slice(b"\nOTHER=1\n");
+    let again = SubnetEnv::parse(&more).expect("another key changes nothing");
+    assert_eq!((again.mtu, again.masquerades), (lease.mtu, lease.masquerades));
+    assert_eq!(again, lease);
 }

@@ -17,8 +17,11 @@ impl<'h> Network<'h> {
         Self::of_list(host, &json!({ "cniVersion": version, "name": name, "plugins": [config] }))
     }
 
-    /// Configures a network by a whole list.
+    /// Configures a network by a whole list; skips the test if the reference has not all its plugins.
     pub fn of_list(host: &'h Host, list: &Value) -> Self {
+        for plugin in list["plugins"].as_array().into_iter().flatten() {
+            plugin["type"].as_str().into_iter().for_each(settings::require);
+        }
         let name = list["name"].as_str().unwrap();
         Self::of_file(host, name, &format!("{name}.conflist"), &list.to_string())
     }

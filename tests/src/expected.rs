@@ -10,6 +10,16 @@ pub const FAILURES: &[(&str, &[&str])] = &[
     (
         "1.1.1 is older than CNI 1.1.0: no GC, no STATUS, no route attributes",
         &[
+            "chain_del::gc_of_bandwidth_takes_exactly_the_stale",
+            "chain_del::gc_of_firewall_same_bridge_takes_exactly_the_stale",
+            "chain_del::gc_of_firewall_takes_exactly_the_stale",
+            "chain_del::gc_of_firewall_with_iptables_takes_exactly_the_stale",
+            "chain_del::gc_of_portmap_takes_exactly_the_stale",
+            "chain_del::gc_of_portmap_with_iptables_takes_exactly_the_stale",
+            "chain_del::gc_of_tuning_takes_exactly_the_stale",
+            "chain_verbs::status_is_fine_where_add_would_work",
+            "chain_verbs::status_says_why_add_could_not_work",
+            "chain_verbs::the_result_passes_through_but_for_what_a_plugin_adds",
             "gc_status::another_attachment_of_a_valid_container_goes",
             "gc_status::gc_and_status_through_cnitool",
             "gc_status::gc_of_host_local_alone_frees_reservations",
@@ -52,8 +62,66 @@ pub const FAILURES: &[(&str, &[&str])] = &[
             "bridge_add::isolated_ports_reach_the_gateway_but_not_each_other",
             "bridge_link::hairpin_and_isolation_are_flags_of_the_port",
             "examples::isolation",
+            "portmap_traffic::isolated_ports_stay_isolated_where_the_kernel_forwards_frames",
         ],
     ),
+    (
+        "1.1.1 is older than CNI 1.1.0, and bandwidth has no GC and no STATUS",
+        &["bandwidth_verbs::gc_removes_what_is_not_in_the_list", "bandwidth_verbs::status_makes_nothing"],
+    ),
+    (
+        "a bucket that no packet fits into makes a pod that hangs",
+        &["bandwidth_add::a_bucket_that_no_packet_fits_into_is_refused"],
+    ),
+    (
+        "computes the bucket in whole microseconds: too small for a packet that just fits",
+        &["bandwidth_rate::a_bucket_of_one_packet", "bandwidth_rate::a_bucket_of_one_packet_at_a_rate_beyond_32_bits"],
+    ),
+    (
+        "bandwidth needs results that list interfaces",
+        &["bandwidth_add::old_versions_of_results_say_nothing_of_interfaces"],
+    ),
+    ("asks for the redirection twice", &["bandwidth_add::one_action_redirects"]),
+    (
+        "leaves the ifb behind when the hook is taken",
+        &["bandwidth_add::somebody_elses_queueing_discipline_is_left_alone"],
+    ),
+    (
+        "the queue is 25 ms and a whole bucket long, whatever the bucket's size",
+        &[
+            "bandwidth_add::the_queue_is_as_long_as_asked_for",
+            "bandwidth_rate::the_queue_and_the_bucket_can_be_bounded",
+        ],
+    ),
+    (
+        "the ifb's name says nothing of the interface: file exists",
+        &[
+            "bandwidth_add::two_attachments_of_a_container_have_an_ifb_each",
+            "bandwidth_verbs::an_unmarked_ifb_is_not_taken_from_its_user",
+        ],
+    ),
+    ("panics without prevResult", &["bandwidth_add::without_a_previous_result_it_says_that_it_is_chained"]),
+    (
+        "CHECK without limits panics in 1.1.1, later it wants a veth",
+        &[
+            "bandwidth_add::without_limits_any_interface_will_do",
+            "bandwidth_add::without_limits_the_result_passes_through",
+        ],
+    ),
+    (
+        "a second ADD and one that was killed: file exists; DEL leaves the queueing disciplines to the link",
+        &[
+            "bandwidth_verbs::a_second_add_replaces_the_first",
+            "bandwidth_verbs::del_leaves_a_link_as_it_was",
+            "bandwidth_verbs::killed_at_any_moment_del_cleans_and_add_works",
+        ],
+    ),
+    ("undoes nothing", &["bandwidth_verbs::a_result_that_nobody_can_read_undoes_everything"]),
+    (
+        "CHECK says what differs but not how, and does not look at the redirection",
+        &["bandwidth_verbs::check_notices_what_is_missing_or_different"],
+    ),
+    ("bandwidth's DEL validates the config", &["bandwidth_verbs::del_needs_nothing_but_who_it_is_about"]),
     ("keep_addr_on_down came after 1.1.1", &["bridge_add::the_pods_sysctls_are_those_of_the_reference"]),
     (
         "an IPv4 address of another range conflicts",
@@ -83,7 +151,47 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         "CHECK wants promisc exactly as configured",
         &["bridge_check::passes_while_somebody_captures_packets_on_the_bridge"],
     ),
-    ("DEL validates the config", &["bridge_del::a_config_that_became_invalid_can_still_release"]),
+    (
+        "DEL validates the config",
+        &[
+            "bridge_del::a_config_that_became_invalid_can_still_release",
+            "chain_del::bandwidth_whatever_is_missing",
+            "chain_del::firewall_same_bridge_whatever_is_missing",
+            "chain_del::firewall_whatever_is_missing",
+            "chain_del::firewall_with_iptables_whatever_is_missing",
+            "chain_del::portmap_whatever_is_missing",
+            "chain_del::portmap_with_iptables_whatever_is_missing",
+            "chain_del::tuning_whatever_is_missing",
+        ],
+    ),
+    (
+        "ingressPolicy \"isolated\" came after 1.1.1",
+        &[
+            "chain_del::firewall_isolated_whatever_is_missing",
+            "chain_undo::whatever_a_second_add_does_del_leaves_nothing",
+        ],
+    ),
+    ("DEL without portMappings removes nothing", &["chain_upgrade::portmap_is_removed_without_the_ports"]),
+    ("tuning's backup stays when the namespace is gone", &["chain_upgrade::tuning_is_removed_without_the_namespace"]),
+    (
+        "portmap's CHECK looks for IPv4's rules among IPv6's",
+        &[
+            "chain_conflists::podmans_with_check",
+            "chain_undo::many_chains_at_once_do_not_disturb_each_other",
+            "chain_upgrade::pods_of_both_suites_live_side_by_side",
+            "chain_verbs::check_passes_right_after_add",
+            "chain_verbs::check_passes_with_parts_of_the_configs",
+            "chain_verbs::the_whole_chain_passes_check_in_newer_versions",
+        ],
+    ),
+    (
+        "firewall and bandwidth do not speak all versions",
+        &["chain_verbs::every_version_is_spoken_by_every_plugin", "chain_verbs::the_whole_chain_in_older_versions"],
+    ),
+    (
+        "bandwidth without limits and without a previous result panics",
+        &["chain_verbs::with_nothing_to_do_a_missing_previous_result_is_an_error_too"],
+    ),
     (
         "without the interface's addresses DEL does not find the masquerade rules",
         &[
@@ -111,6 +219,8 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         "DEL without the namespace releases the address and nothing else",
         &[
             "bridge_del::without_the_namespace",
+            "chain_conflists::podmans_after_the_namespace_is_gone",
+            "chain_upgrade::the_whole_chain_is_removed_without_the_namespace",
             "macspoof::it_is_gone_after_del_without_the_namespace",
             "masquerade::the_iptables_backend_is_removed_without_the_namespace",
             "masquerade::an_address_taken_over_belongs_to_its_new_owner",
@@ -123,9 +233,14 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         "its binaries are larger than 2.2 MB and, as Debian builds them, dynamic",
         &[
             "bridge_link::the_binaries_are_small_and_alone",
+            "chain_bare::add_check_del_and_gc_need_no_program",
             "chroot::add_needs_proc_alone",
             "chroot::version_and_about_work_with_nothing_at_all",
         ],
+    ),
+    (
+        "a first ADD that fails leaves a bridge without ports, whose address is zero and cannot be set",
+        &["bridge_link::a_first_add_that_fails_does_not_poison_the_bridge"],
     ),
     ("an empty name is an empty name", &["bridge_link::the_bridge_has_a_default_name"]),
     (
@@ -236,6 +351,10 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         &["coexistence::a_flushed_ruleset_is_noticed_by_check_and_repaired_by_the_next_add"],
     ),
     ("has chains of its own", &["coexistence::the_document_names_every_chain_that_packets_pass"]),
+    (
+        "forgets all UDP flows to a port of this number, wherever they go",
+        &["portmap_traffic::udp_flows_that_do_not_go_by_the_port_are_left_alone"],
+    ),
     ("the mapping that came first wins", &["portmap_traffic::a_mapping_with_a_host_ip_wins_over_one_for_any_address"]),
     (
         "has no nftables backend in 1.1.1, and none of its rules are elements",
@@ -338,6 +457,7 @@ pub const FAILURES: &[(&str, &[&str])] = &[
     (
         "DEL does not forget UDP flows",
         &[
+            "portmap_traffic::a_steady_udp_sender_on_the_host_follows_the_port",
             "portmap_traffic::v4_a_steady_udp_sender_follows_the_port",
             "portmap_traffic::v6_a_steady_udp_sender_follows_the_port",
         ],
@@ -368,7 +488,21 @@ pub const FAILURES: &[(&str, &[&str])] = &[
     ),
     ("hangs when it tries a busy file again", &["delegate::that_is_being_written_is_waited_for"]),
     ("waits for its delegate for ever", &["undo::a_delegate_that_never_ends_is_ended"]),
-    ("counts ADD as done before it prints", &["undo::a_result_that_nobody_can_read_undoes_everything"]),
+    (
+        "counts ADD as done before it prints",
+        &[
+            "chain_undo::a_result_that_nobody_can_read_undoes_everything",
+            "undo::a_result_that_nobody_can_read_undoes_everything",
+        ],
+    ),
+    (
+        "portmap finds bad values when it has made half, and leaves it",
+        &["chain_undo::an_invalid_config_is_refused_with_nothing_done"],
+    ),
+    (
+        "two interfaces of a container share what portmap and bandwidth make",
+        &["chain_undo::del_takes_only_its_own_attachment"],
+    ),
     (
         "what was made is found by what is in the pod, so a killed ADD leaves rules",
         &["undo::killed_at_any_moment_del_cleans_and_add_works"],
@@ -450,6 +584,96 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         &[
             "tuning_mac::the_host_forgets_the_old_address_of_a_pod_that_says_nothing",
             "tuning_mac::whoever_knew_the_old_address_learns_of_the_new_one_at_once",
+        ],
+    ),
+    (
+        "firewall speaks 0.4.0 and 1.0.0 alone, without GC and STATUS",
+        &[
+            "firewall_life::a_chain_runs_under_cnitool",
+            "firewall_life::a_pod_goes_silent_where_the_policy_drops_and_it_was_deleted",
+            "firewall_life::a_result_is_needed_and_passes_through_in_every_version",
+            "firewall_life::gc_takes_exactly_what_is_not_in_the_list",
+            "firewall_life::status_says_whether_pods_could_be_let_in",
+        ],
+    ),
+    (
+        "needs iptables and ip6tables always, and starts them ten times",
+        &[
+            "firewall_backend::a_host_that_drops_nothing_needs_no_program",
+            "firewall_backend::an_ipv4_pod_needs_no_ip6tables",
+            "firewall_life::few_programs_are_started",
+        ],
+    ),
+    (
+        "does not look at what drops",
+        &[
+            "firewall_backend::an_unknown_chain_that_drops_is_named",
+            "firewall_backend::backend_nftables_does_not_hide_that_iptables_drops",
+            "firewall_backend::iptables_of_the_kernels_own_tables_is_seen_and_used",
+            "firewall_firewalld::where_docker_drops_too_the_pod_is_let_in_at_both",
+            "firewall_life::an_unknown_backend_is_taken_as_none_and_said",
+        ],
+    ),
+    (
+        "has no rule for what a published port sends",
+        &[
+            "firewall_backend::backend_iptables_has_its_rules_wherever_nothing_drops",
+            "firewall_backend::the_chains_are_the_references",
+            "firewall_backend::with_dockers_forward_policy_pods_pass",
+            "firewall_policy::published_ports_of_policed_pods_are_reached_from_outside",
+        ],
+    ),
+    ("looks, and then acts, without a lock", &["firewall_backend::sixteen_pods_at_once_have_one_jump"]),
+    (
+        "its rules and sources do not tell whose they are: without a result nothing goes, with it a newer pod's may",
+        &[
+            "firewall_firewalld::a_late_del_leaves_the_source_to_the_new_pod",
+            "firewall_firewalld::del_knows_the_sources_without_a_result_or_the_same_config",
+            "firewall_life::a_late_del_leaves_the_address_to_its_new_pod",
+            "firewall_life::del_needs_neither_result_nor_namespace_nor_a_valid_config",
+        ],
+    ),
+    (
+        "a source that is in another zone is an error",
+        &["firewall_firewalld::a_source_that_somebody_has_put_elsewhere_stays_there"],
+    ),
+    ("CHECK ignores firewalld's answer", &["firewall_firewalld::check_looks_at_the_answer"]),
+    (
+        "names neither the zone nor firewalld in its errors",
+        &[
+            "firewall_firewalld::a_zone_that_is_none_undoes_everything",
+            "firewall_firewalld::without_it_the_host_decides_and_by_name_it_is_an_error",
+        ],
+    ),
+    ("waits for the bus for ever", &["firewall_firewalld::a_bus_that_never_answers_is_not_waited_for_long"]),
+    (
+        "leaves what it made when it fails",
+        &[
+            "firewall_life::a_program_that_is_missing_or_fails_undoes_everything",
+            "firewall_life::sigterm_undoes_everything",
+        ],
+    ),
+    ("CHECK makes chains that are missing", &["firewall_life::check_sees_what_is_missing"]),
+    (
+        "ingressPolicy isolated came with 1.7",
+        &[
+            "examples::ingress_policy",
+            "firewall_life::an_add_that_fails_leaves_nothing",
+            "firewall_life::killed_at_any_moment_del_cleans",
+            "firewall_policy::a_pod_without_addresses_can_be_isolated",
+            "firewall_policy::check_sees_what_is_missing_of_a_policy",
+            "firewall_policy::isolated_keeps_siblings_out_too",
+            "firewall_policy::isolated_pods_do_not_reach_each_other_by_way_of_the_gateway",
+            "firewall_policy::policies_of_different_kinds_meet",
+            "firewall_policy::the_last_pod_takes_its_bridge_with_it",
+            "firewall_policy::the_stricter_policy_of_a_bridge_holds_while_it_has_pods",
+        ],
+    ),
+    (
+        "takes whatever it is given, and finds out late",
+        &[
+            "firewall_life::values_that_cannot_be_are_refused_with_nothing_done",
+            "firewall_policy::what_is_no_bridge_is_refused_with_nothing_done",
         ],
     ),
 ];

@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 pub mod case;
+pub mod chained;
 pub mod cnitool;
 pub mod config;
 pub mod expected;

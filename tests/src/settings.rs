@@ -33,6 +33,18 @@ pub fn versions() -> &'static [&'static str] {
     if is_reference() { &ALL[..6] } else { &ALL }
 }
 
+/// Whether the plugins under test have one of this name. Ours have to; the reference's may not.
+pub fn has(plugin: &str) -> bool {
+    !is_reference() || bin_dir().join(plugin).exists()
+}
+
+/// Ends the running test as skipped if the plugins under test are the reference's, and none has this name.
+pub fn require(plugin: &str) {
+    if !has(plugin) {
+        crate::skip(format!("the reference suite has no plugin {plugin:?}"));
+    }
+}
+
 /// The root of the workspace.
 pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()

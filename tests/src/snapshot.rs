@@ -19,6 +19,7 @@ impl Snapshot {
         let mut lines = BTreeSet::new();
         links(host, &mut lines);
         routes(host, &mut lines);
+        qdiscs(host, &mut lines);
         nftables(host, &mut lines);
         iptables(host, &mut lines);
         for name in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
@@ -105,6 +106,16 @@ fn routes(host: &Host, lines: &mut BTreeSet<String>) {
     }
 }
 
+/// All but those that a link has by itself.
+fn qdiscs(host: &Host, lines: &mut BTreeSet<String>) {
+    for qdisc in array(host.json("tc -j qdisc show")) {
+        let (kind, device) = (text(&qdisc["kind"]), text(&qdisc["dev"]));
+        if !["noqueue", "fq_codel", "pfifo_fast", "mq"].contains(&kind.as_str()) {
+            lines.insert(format!("qdisc {device} {kind} {}", qdisc["options"]));
+        }
+    }
+}
+
 fn nftables(host: &Host, lines: &mut BTreeSet<String>) {
     for mut object in ruleset(host) {
         forget(&mut object);
@@ -112,7 +123,9 @@ fn nftables(host: &Host, lines: &mut BTreeSet<String>) {
             let Some(set) = object.get_mut(kind) else { continue };
             let elements = set.as_object_mut().unwrap().remove("elem").unwrap_or_default();
             let name = format!("{} {} {}", text(&set["family"]), text(&set["table"]), text(&set["name"]));
-            for element in array(elements) {
+            // What packets have taught a set counts like their number.
+            let learned = name.ends_with("oxbridge ports-hosts");
+            for element in array(elements).into_iter().filter(|_| !learned) {
                 lines.insert(format!("nft element {name} {element}"));
             }
         }
@@ -142,7 +155,7 @@ fn forget(value: &mut Value) {
 
 fn iptables(host: &Host, lines: &mut BTreeSet<String>) {
     for program in ["iptables-save", "ip6tables-save"] {
-        let Ok(saved) = host.try_run(&format!("{program} -t nat")) else { continue };
+        let Ok(saved) = host.try_run(program) else { continue };
         for line in saved.lines().filter(|line| line.starts_with([':', '-'])) {
             let line = line.split(" [").next().unwrap_or(line);
             lines.insert(format!("{program} {line}"));
@@ -152,7 +165,7 @@ fn iptables(host: &Host, lines: &mut BTreeSet<String>) {
 
 fn files(path: &Path, lines: &mut BTreeSet<String>) {
     let name = path.display().to_string();
-    if path.starts_with(SCRATCH) {
+    if path.starts_with(SCRATCH) || !path.exists() {
         return;
     }
     if path.is_dir() {

@@ -35,3 +35,8 @@ fn prev_result() {
 fn cni_args() {
     replay("cni_args", targets::cni_args);
 }
+
+#[test]
+fn subnet_env() {
+    replay("subnet_env", targets::subnet_env);
+}

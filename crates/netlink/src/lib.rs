@@ -1,10 +1,10 @@
-//! Asking the kernel: links, addresses, routes, neighbours, nf_tables, conntrack and sockets over one blocking netlink
-//! socket.
+//! Asking the kernel: links, addresses, routes, neighbours, queueing, nf_tables, conntrack and sockets over one blocking
+//! netlink socket.
 //!
 //! A plugin asks, waits for the answer and goes on, so there is no async runtime here. Requests for links,
 //! addresses and routes are built with `rtnetlink`'s message builders; replies are read attribute by attribute,
-//! because a plugin wants five of the sixty attributes of a link. What no crate offers (nf_tables) is written
-//! out in [`nft`] and tested against `nft -j`.
+//! because a plugin wants five of the sixty attributes of a link. What no crate offers (nf_tables, shaping)
+//! is written out in [`nft`] and [`tc`] and tested against `nft -j` and `tc -j`.
 //!
 //! Nothing here knows CNI.
 
@@ -20,6 +20,7 @@ pub mod nft;
 pub mod route;
 pub mod sock_diag;
 mod socket;
+pub mod tc;
 pub mod wire;
 
 pub use error::Error;

@@ -215,6 +215,47 @@ pub fn create_veth(socket: &mut Socket, new: &NewVeth<'_>) -> Result<()> {
     socket.transact(&request, |_| ())
 }
 
+/// An intermediate functional block to be made: a link that only exists to queue what is redirected to it.
+#[derive(Debug)]
+pub struct NewIfb<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its address, which nobody ever sees; one that is set at creation is left alone by udev.
+    pub mac: Mac,
+    /// In bytes: that of the link whose packets it queues.
+    pub mtu: u32,
+}
+
+/// Makes an ifb, down at first, without a queue of its own (`drivers/net/ifb.c`). `EEXIST` if the name is taken,
+/// `EOPNOTSUPP` if the kernel has no such links (module `ifb`).
+pub fn create_ifb(socket: &mut Socket, new: &NewIfb<'_>) -> Result<()> {
+    socket.request(libc::RTM_NEWLINK, CREATE | EXCL, |w| {
+        w.header(&[0; IFINFOMSG_LEN])
+            .str(IFLA_IFNAME, new.name)
+            .attr(IFLA_ADDRESS, &new.mac)
+            .u32(IFLA_MTU, new.mtu)
+            .u32(IFLA_TXQLEN, 0)
+            .nest(IFLA_LINKINFO, |w| {
+                w.str(IFLA_INFO_KIND, "ifb");
+            });
+    })
+}
+
+/// Whether the kernel has (or can load) ifb links. Nothing is made: one is asked for with a multicast address, which
+/// `ifb_validate` refuses.
+pub fn has_ifb(socket: &mut Socket) -> Result<bool> {
+    let asked = socket.request(libc::RTM_NEWLINK, CREATE | EXCL, |w| {
+        w.header(&[0; IFINFOMSG_LEN]).attr(IFLA_ADDRESS, &[1, 0, 0, 0, 0, 0]).nest(IFLA_LINKINFO, |w| {
+            w.str(IFLA_INFO_KIND, "ifb");
+        });
+    });
+    match asked {
+        Err(error) if error.is(Errno::EOPNOTSUPP) => Ok(false),
+        Err(error) if error.is(Errno::EPERM) => Err(error),
+        _ => Ok(true),
+    }
+}
+
 fn veth_message(new: &NewVeth<'_>) -> LinkMessage {
     let mut peer = LinkUnspec::new_with_name(new.peer_name).address(new.peer_mac.to_vec());
     let mut host = LinkMessageBuilder::<LinkVeth>::new(new.host_name, new.peer_name).address(new.host_mac.to_vec());

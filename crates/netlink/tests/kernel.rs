@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use netlink::addr::{self, Dad};
 use netlink::conntrack::{self, Filter};
-use netlink::link::{self, NewBridge, NewVeth};
+use netlink::link::{self, NewBridge, NewIfb, NewVeth};
 use netlink::monitor::Monitor;
 use netlink::nft::{Batch, Comparison, Family, Field, Hook, Nft, Offset, Part, SetType, Verdict, joined};
 use netlink::route::{self, Route};
 use netlink::sock_diag::{self, Transport};
+use netlink::tc::{self, Tbf};
 use netlink::wire::Request;
 use netlink::{Errno, Protocol, Socket, neigh, netconf};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -526,6 +527,115 @@ fn rules_of_iptables_are_understood() {
         let saved = Command::new("iptables-save").args(["-t", "nat"]).output().unwrap();
         let saved = String::from_utf8(saved.stdout).unwrap();
         assert!(!saved.contains("CNI-test"), "{saved}");
+    });
+}
+
+const IFB: NewIfb<'_> = NewIfb { name: "bwptest0", mac: [2, 0, 0, 0, 0, 7], mtu: 1400 };
+
+/// A link with a pair's other end in the same namespace, and an ifb.
+fn shaped_links(socket: &mut Socket) -> (u32, u32) {
+    let bridge = bridge(socket);
+    let pod = new_namespace();
+    let link = pair(socket, bridge, &pod).index;
+    link::create_ifb(socket, &IFB).unwrap();
+    (link, link::by_name(socket, IFB.name).unwrap().unwrap().index)
+}
+
+fn redirects(socket: &mut Socket, link: u32) -> Vec<u32> {
+    let filters = tc::filters(socket, link).unwrap();
+    assert!(filters.iter().all(|f| f.kind == "u32"), "{filters:?}");
+    filters.into_iter().flat_map(|f| f.redirects).collect()
+}
+
+#[test]
+fn an_ifb_is_as_asked_for() {
+    in_namespace(|| {
+        let mut socket = Socket::open(Protocol::Route).unwrap();
+        assert_eq!(link::has_ifb(&mut socket), Ok(true));
+        assert_eq!(json("ip", &["-j", "link"]).as_array().unwrap().len(), 1, "asking makes nothing");
+        let (_, ifb) = shaped_links(&mut socket);
+        let seen = &json("ip", &["-j", "-d", "link", "show", IFB.name])[0];
+        assert_eq!((&seen["address"], &seen["mtu"]), (&"02:00:00:00:00:07".into(), &1400.into()));
+        assert_eq!((&seen["linkinfo"]["info_kind"], &seen["txqlen"]), (&"ifb".into(), &Value::Null), "{seen}");
+        let ours = link::by_index(&mut socket, ifb).unwrap().unwrap();
+        assert!(ours.is("ifb") && !ours.is_up() && ours.mac == Some(IFB.mac) && ours.mtu == 1400);
+        assert!(link::is_taken(&link::create_ifb(&mut socket, &IFB).unwrap_err()));
+    });
+}
+
+#[test]
+fn a_token_bucket_filter_is_as_asked_for() {
+    in_namespace(|| {
+        let mut socket = Socket::open(Protocol::Route).unwrap();
+        let (link, _) = shaped_links(&mut socket);
+        assert_eq!(tc::root(&mut socket, link), Ok(None));
+        assert_eq!(tc::has_tbf(&mut socket, link), Ok(true));
+        assert_eq!(tc::root(&mut socket, link), Ok(None), "asking makes nothing");
+        let gigabytes = 3_221_225_472;
+        for tbf in [
+            Tbf { rate: 1_000_000, burst: 10_000, limit: 35_000 },
+            Tbf { rate: 125, burst: 1514, limit: 1517 },
+            // More time than the parameters can say.
+            Tbf { rate: 125_000, burst: 268_435_455, limit: 300_000_000 },
+            // More than 2^32 bytes a second.
+            Tbf { rate: 12_500_000_000, burst: gigabytes, limit: u32::MAX },
+        ] {
+            let mut request = Request::new();
+            tc::push_tbf(&mut request, link, &tbf);
+            socket.transact(&request, |_| ()).unwrap();
+            assert!(socket.transact(&request, |_| ()).unwrap_err().is(Errno::EEXIST));
+            let seen = &json("tc", &["-j", "qdisc", "show", "dev", "vethtest0"])[0];
+            assert_eq!((&seen["kind"], &seen["handle"], &seen["root"]), (&"tbf".into(), &"1:".into(), &true.into()));
+            assert_eq!(seen["options"]["rate"], tbf.rate, "{seen}");
+            let found = tc::root(&mut socket, link).unwrap().unwrap();
+            let state = found.tbf.unwrap();
+            assert!(found.is_our_tbf());
+            assert_eq!((state.rate, state.limit), (tbf.rate, tbf.limit));
+            assert!(state.burst_ticks.abs_diff(tbf.burst_ticks()) <= 1, "{state:?} {}", tbf.burst_ticks());
+            if tbf.burst < 20_000 {
+                let burst = seen["options"]["burst"].as_u64().unwrap();
+                assert!(burst.abs_diff(tbf.burst.into()) <= 1, "{seen}");
+            }
+            tc::delete_root(&mut socket, link).unwrap();
+            assert_eq!(tc::root(&mut socket, link), Ok(None));
+        }
+        tc::delete_root(&mut socket, link).unwrap();
+        tc::delete_root(&mut socket, 9999).unwrap();
+        assert_eq!(tc::root(&mut socket, 9999), Ok(None));
+    });
+}
+
+#[test]
+fn what_a_link_receives_is_redirected_by_one_action() {
+    in_namespace(|| {
+        let mut socket = Socket::open(Protocol::Route).unwrap();
+        let (link, ifb) = shaped_links(&mut socket);
+        assert_eq!((tc::ingress(&mut socket, link), redirects(&mut socket, link)), (Ok(None), vec![]));
+        let mut request = Request::new();
+        tc::push_ingress(&mut request, link);
+        tc::push_redirect(&mut request, link, ifb);
+        socket.transact(&request, |_| ()).unwrap();
+        assert!(socket.transact(&request, |_| ()).unwrap_err().is(Errno::EEXIST));
+        let filters = json("tc", &["-j", "filter", "show", "dev", "vethtest0", "parent", "ffff:"]);
+        let filter = filters.as_array().unwrap().iter().find(|f| !f["options"]["actions"].is_null()).unwrap();
+        assert_eq!((&filter["kind"], &filter["protocol"], &filter["pref"]), (&"u32".into(), &"all".into(), &1.into()));
+        assert_eq!(
+            filter["options"]["match"],
+            serde_json::json!({ "value": "0", "mask": "0", "offmask": "", "off": 0 })
+        );
+        let actions = filter["options"]["actions"].as_array().unwrap();
+        assert_eq!(actions.len(), 1, "{filter}");
+        assert_eq!((&actions[0]["mirred_action"], &actions[0]["to_dev"]), (&"redirect".into(), &IFB.name.into()));
+        assert_eq!(
+            (&actions[0]["direction"], &actions[0]["control_action"]["type"]),
+            (&"egress".into(), &"stolen".into())
+        );
+        assert_eq!(tc::ingress(&mut socket, link).unwrap().unwrap().kind, "ingress");
+        assert_eq!(redirects(&mut socket, link), vec![ifb]);
+        tc::delete_ingress(&mut socket, link).unwrap();
+        tc::delete_ingress(&mut socket, link).unwrap();
+        tc::delete_ingress(&mut socket, 9999).unwrap();
+        assert_eq!((tc::ingress(&mut socket, link), redirects(&mut socket, 9999)), (Ok(None), vec![]));
     });
 }
 

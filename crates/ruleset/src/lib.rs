@@ -8,6 +8,7 @@
 
 pub mod iptables;
 mod owner;
+pub mod spoof;
 mod value;
 
 pub use owner::{is_owned, is_stale};

@@ -3,7 +3,9 @@
 use netlink::Result;
 use netlink::nft::{Family, Nft};
 
-use crate::{masquerade, spoof};
+use ruleset::spoof;
+
+use crate::masquerade;
 
 /// The sets that hold them.
 pub(crate) fn sets(nft: &mut Nft) -> Result<Vec<(Family, String)>> {

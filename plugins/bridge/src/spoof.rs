@@ -14,23 +14,16 @@
 use netlink::link::Mac;
 use netlink::nft::{Batch, Family, Field, Hook, Offset, Part, Rule, SetType, Verdict};
 
+use ruleset::spoof::{self, ALLOWED, PORTS};
 use ruleset::{NewElement, Skeleton, TABLE, has, name_key};
 
-/// Names of the ports that are checked.
-pub(crate) const PORTS: &str = "macspoof-ports";
-/// Which source addresses may come in by which port.
-pub(crate) const ALLOWED: &str = "macspoof-allowed";
 const CHAIN: &str = "macspoof";
 const COMMENT: &str = "frames with another source address than the pod's";
 
 /// The elements for a pod behind this port.
 pub(crate) fn elements(port: &str, mac: Mac) -> [NewElement; 2] {
-    let name = name_key(port);
-    let mut pair = name.clone();
-    pair.extend_from_slice(&mac);
-    pair.resize(24, 0);
     let element = |set: &str, key| NewElement { family: Family::Bridge, set: set.to_owned(), key, value: None };
-    [element(PORTS, name), element(ALLOWED, pair)]
+    [element(PORTS, name_key(port)), element(ALLOWED, spoof::allowed(port, mac))]
 }
 
 /// The chain and rule that they need.

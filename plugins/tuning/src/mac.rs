@@ -13,7 +13,7 @@ use crate::spoof;
 pub(crate) fn change(pod: &Pod<'_>, socket: &mut Socket, link: &Link, to: Mac) -> Result<(), String> {
     let from = link.mac.ok_or("it has no MAC address of six bytes")?;
     if from != to {
-        spoof::follow(pod.attachment, from, to)?;
+        spoof::follow(pod.attachment, from, to).map_err(|e| e.to_string())?;
     }
     announce(pod, socket, link, to)?;
     if from != to {

@@ -5,6 +5,7 @@ mod server;
 mod tcp;
 
 pub mod outside;
+pub mod rate;
 pub mod sctp;
 
 pub use ping::{ping, reaches};

@@ -10,7 +10,8 @@ use tests::{
     traffic::assert_reaches,
 };
 
-const PLUGINS: [&str; 4] = ["bridge", "host-local", "static", "loopback"];
+const PLUGINS: [&str; 9] =
+    ["bandwidth", "bridge", "firewall", "flannel", "host-local", "loopback", "portmap", "static", "tuning"];
 const ROOT: &str = "/run/test/root";
 
 /// A folder with the plugins in `/cni` and nothing else.

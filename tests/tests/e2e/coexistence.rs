@@ -548,12 +548,13 @@ fn a_flushed_ruleset_is_noticed_by_check_and_repaired_by_the_next_add() {
         assert_eq!(ask_briefly(node.host.outside(), Transport::Tcp, at(HOST4, PUBLISHED)), None);
         assert!(!node.check().status.success());
         node.withdraw();
-        let again = Node::on(node.host, &mappings(), &json!({ "ipMasq": true }), &[portmap(&json!({}))]);
-        again.check().ok();
-        let published = at(HOST4, PUBLISHED);
-        let server = again.pod.addresses()[0].split('/').next().unwrap().to_owned();
-        let _server = Server::start(&again.pod, NAME, at(&server, CONTAINER_PORT));
-        assert_eq!(ask(again.host.outside(), Transport::Tcp, published), answer(SERVER4));
+        let network = chain(&node.host, &[bridge(&json!({ "ipMasq": true })), portmap(&json!({}))]);
+        let pod = node.host.pod();
+        publish(&network, &pod, &mappings()).ok();
+        let address = pod.addresses()[0].split('/').next().unwrap().to_owned();
+        let _server = Server::start(&pod, NAME, at(&address, CONTAINER_PORT));
+        assert_eq!(ask(node.host.outside(), Transport::Tcp, at(HOST4, PUBLISHED)), answer(SERVER4));
+        assert_eq!(ask(&node.host, Transport::Tcp, at("127.0.0.1", PUBLISHED)), answer(V4.gateway));
     });
 }
 

@@ -1,7 +1,8 @@
 //! A published port is reached from everywhere it should, as whom it should, and nothing else is touched.
 
 use std::{
-    net::UdpSocket,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     panic::{self, AssertUnwindSafe},
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -10,7 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tests::{
-    Host, Place, Pod, case,
+    Host, NetNs, Place, Pod, case,
     config::{BRIDGE, host_local, with},
     published::{
         CONTAINER_PORT, Family, NAME, Node, V4, V6, at, bridge, chain, ip, mapping, mapping_at, portmap, publish,
@@ -188,18 +189,48 @@ fn by_the_gateways_address_too() {
     });
 }
 
+/// What a row asks, in short: everyone, at the port for any address, over TCP and UDP, with and without bridged frames.
+fn everyone(node: &Node, families: &[Family]) {
+    for bridge_nf in BOTH {
+        set_bridge_nf(&node.host, *bridge_nf);
+        for transport in Transport::ALL {
+            for f in families {
+                let to = at(f.host, ANY);
+                assert_eq!(ask(node.host.outside(), transport, to), answer(f.outside), "outside");
+                assert_eq!(ask(&node.stranger, transport, to), answer(f.stranger), "another bridge");
+                assert_eq!(ask(&node.sibling, transport, to), answer(f.gateway), "sibling");
+                assert_eq!(ask(&node.pod, transport, to), answer(f.gateway), "itself");
+                assert_eq!(ask(&node.host, transport, to), answer(f.host), "host");
+                assert_eq!(ask(&node.host, transport, at(f.gateway, ANY)), answer(f.gateway), "gateway");
+            }
+            assert_eq!(ask(&node.host, transport, at("127.0.0.1", ANY)), answer(V4.gateway), "127.0.0.1");
+        }
+    }
+}
+
 #[test]
 fn hairpin_mode_of_the_bridge_plugin_changes_nothing() {
+    case(|| everyone(&node(&json!({ "hairpinMode": true })), &[V4, V6]));
+}
+
+#[test]
+fn the_spoof_filter_is_no_obstacle() {
+    case(|| everyone(&node(&json!({ "hairpinMode": true, "macspoofchk": true })), &[V4, V6]));
+}
+
+/// A published port is no way around the isolation of ports. Without bridged frames in the rules' sight the packet is
+/// routed by the host, as any other.
+#[test]
+fn isolated_ports_stay_isolated_where_the_kernel_forwards_frames() {
     case(|| {
-        let node = node(&json!({ "hairpinMode": true }));
-        for (bridge_nf, transport) in [(false, Transport::Tcp), (true, Transport::Udp), (true, Transport::Tcp)] {
-            set_bridge_nf(&node.host, bridge_nf);
-            for f in [V4, V6] {
-                for who in [&node.pod, &node.sibling] {
-                    assert_eq!(ask(who, transport, at(f.host, ANY)), answer(f.gateway));
-                }
-                assert_eq!(ask(node.host.outside(), transport, at(f.host, ANY)), answer(f.outside));
-            }
+        let node = node(&json!({ "portIsolation": true }));
+        for f in [V4, V6] {
+            set_bridge_nf(&node.host, false);
+            assert_eq!(ask(&node.sibling, Transport::Tcp, at(f.host, ANY)), answer(f.gateway));
+            set_bridge_nf(&node.host, true);
+            assert_eq!(ask_briefly(&node.sibling, Transport::Tcp, at(f.host, ANY)), None);
+            assert_eq!(ask(&node.stranger, Transport::Tcp, at(f.host, ANY)), answer(f.stranger));
+            assert_eq!(ask(node.host.outside(), Transport::Tcp, at(f.host, ANY)), answer(f.outside));
         }
     });
 }
@@ -570,6 +601,23 @@ fn addresses_of_services_in_ipvs_mode_are_not_caught() {
     });
 }
 
+#[test]
+fn in_ipvs_mode_everyone_is_served_as_well() {
+    case(|| {
+        let host = Host::new();
+        host.outside();
+        host.run("ip link add kube-ipvs0 type bridge");
+        host.run("ip address add 10.96.0.1/32 dev kube-ipvs0");
+        let node = Node::on(host, &mappings(), &json!({ "hairpinMode": true }), &[portmap(&json!({}))]);
+        everyone(&node, &[V4, V6]);
+        // By the link it is on.
+        node.host.run(&format!("ip address add 192.0.2.77/24 dev {UPLINK}"));
+        assert_eq!(ask(node.host.outside(), Transport::Tcp, at("192.0.2.77", ANY)), answer(V4.outside));
+        node.withdraw();
+        assert_eq!(ask_briefly(node.host.outside(), Transport::Tcp, at(V4.host, ANY)), None);
+    });
+}
+
 /// kubernetes#90259: with `route_localnet`, what listens at 127.0.0.1 is open to neighbours.
 #[test]
 fn neighbours_do_not_reach_what_listens_at_127_0_0_1() {
@@ -606,25 +654,27 @@ fn receives(socket: &UdpSocket, within: Duration) -> bool {
 }
 
 /// containernetworking/plugins#1190: a sender that never pauses stayed with the pod that was gone.
-fn steady_sender(f: Family) {
+///
+/// `from_host`: the host itself sends, to this address of its own.
+fn steady_sender(f: Family, target: &str, from_host: bool) {
     let host = Host::new();
     let outside = host.outside();
     let network = chain(&host, &[bridge(&json!({})), portmap(&json!({}))]);
     let ports = [mapping(Transport::Udp, ANY)];
-    let warm_up = host.pod();
-    network.add(&warm_up).ok();
-    let own = host.enter(|| UdpSocket::bind(at(f.host, ANY)).unwrap());
+    network.add(&host.pod()).ok();
+    let target = at(target, ANY);
+    let own = host.enter(|| UdpSocket::bind(target).unwrap());
     let stop = AtomicBool::new(false);
+    let any = if target.is_ipv4() { "0.0.0.0:5000" } else { "[::]:5000" };
+    let bind = || UdpSocket::bind(any).unwrap();
+    let socket = if from_host { host.enter(bind) } else { outside.enter(bind) };
     thread::scope(|s| {
         s.spawn(|| {
-            outside.enter(|| {
-                let socket = UdpSocket::bind(at(f.outside, 5000)).unwrap();
-                while !stop.load(Ordering::Relaxed) {
-                    // Refused while nobody listens.
-                    _ = socket.send_to(b"x", at(f.host, ANY));
-                    thread::sleep(Duration::from_millis(10));
-                }
-            });
+            while !stop.load(Ordering::Relaxed) {
+                // Refused while nobody listens.
+                _ = socket.send_to(b"x", target);
+                thread::sleep(Duration::from_millis(10));
+            }
         });
         let wrong = panic::catch_unwind(AssertUnwindSafe(|| {
             // Before that, its neighbour has to be found.
@@ -632,12 +682,10 @@ fn steady_sender(f: Family) {
             for turn in ["first", "second"] {
                 let pod = host.pod();
                 publish(&network, &pod, &ports).ok();
-                let address = pod
-                    .addresses()
-                    .iter()
-                    .map(|a| ip(a.split('/').next().unwrap()))
-                    .find(|a| a.is_ipv4() == ip(f.pod).is_ipv4());
-                let inside = pod.enter(|| UdpSocket::bind((address.unwrap(), CONTAINER_PORT)).unwrap());
+                let addresses = pod.addresses();
+                let mut addresses = addresses.iter().map(|a| ip(a.split('/').next().unwrap()));
+                let address = addresses.find(|a| a.is_ipv4() == ip(f.pod).is_ipv4()).unwrap();
+                let inside = pod.enter(|| UdpSocket::bind((address, CONTAINER_PORT)).unwrap());
                 assert!(receives(&inside, Duration::from_secs(1)), "after the {turn} ADD, in the pod");
                 withdraw(&network, &pod, &ports).ok();
                 assert!(receives(&own, Duration::from_secs(1)), "after the {turn} DEL, on the host");
@@ -652,12 +700,124 @@ fn steady_sender(f: Family) {
 
 #[test]
 fn v4_a_steady_udp_sender_follows_the_port() {
-    case(|| steady_sender(V4));
+    case(|| steady_sender(V4, V4.host, false));
 }
 
 #[test]
 fn v6_a_steady_udp_sender_follows_the_port() {
-    case(|| steady_sender(V6));
+    case(|| steady_sender(V6, V6.host, false));
+}
+
+#[test]
+fn a_steady_udp_sender_on_the_host_follows_the_port() {
+    case(|| {
+        steady_sender(V4, V4.host, true);
+        steady_sender(V6, V6.host, true);
+        steady_sender(V4, "127.0.0.1", true);
+    });
+}
+
+/// The flows that the kernel follows to this port: source port and destination.
+fn flows(host: &Host, port: u16) -> Vec<String> {
+    let text = host.enter(|| std::fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap());
+    let wanted = format!(" dport={port} ");
+    text.lines()
+        .filter(|l| l.starts_with("ipv") && l.contains(" udp ") && l.contains(&wanted))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Others' flows to the same port number, as those to a name server elsewhere, are nobody's to forget.
+#[test]
+fn udp_flows_that_do_not_go_by_the_port_are_left_alone() {
+    case(|| {
+        let host = Host::new();
+        let outside = host.outside();
+        let network = chain(&host, &[bridge(&json!({ "ipMasq": true })), portmap(&json!({}))]);
+        let client = host.pod();
+        network.add(&client).ok();
+        let _servers = [V4, V6].map(|f| Server::start(outside, "outside", at(f.outside, 53)));
+        for f in [V4, V6] {
+            assert!(ask(&client, Transport::Udp, at(f.outside, 53)).is_some());
+            assert!(ask(&host, Transport::Udp, at(f.outside, 53)).is_some());
+        }
+        let before = flows(&host, 53).len();
+        assert!(before >= 4, "{before}");
+        let pod = host.pod();
+        let ports = [mapping(Transport::Udp, 53)];
+        publish(&network, &pod, &ports).ok();
+        assert_eq!(flows(&host, 53).len(), before, "after ADD");
+        withdraw(&network, &pod, &ports).ok();
+        assert_eq!(flows(&host, 53).len(), before, "after DEL");
+    });
+}
+
+/// A connection under way does not notice that others come and go.
+#[test]
+fn open_connections_live_on_while_others_are_published_and_withdrawn() {
+    case(|| {
+        let node = node(&json!({ "ipMasq": true }));
+        let listener = node.pod.enter(|| TcpListener::bind((V4.pod, 81)).unwrap());
+        let direct = chain(&node.host, &[bridge(&json!({ "ipMasq": true })), portmap(&json!({}))]);
+        let third = node.host.pod();
+        publish(&direct, &third, &[]).ok();
+        let connect = |from: &NetNs, to: SocketAddr| from.enter(|| TcpStream::connect_timeout(&to, PATIENCE).unwrap());
+        route_back(&node.host);
+        let echo = |client: &mut TcpStream, server: &mut TcpStream| {
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            client.write_all(b"?").unwrap();
+            server.read_exact(&mut [0]).unwrap();
+            server.write_all(b"!").unwrap();
+            client.read_exact(&mut [0]).unwrap();
+        };
+        let ports = [with(&mapping(Transport::Tcp, 9000), json!({ "containerPort": 81 }))];
+        let published = node.host.pod();
+        publish(&direct, &published, &ports).ok();
+        let address = published.addresses()[0].split('/').next().unwrap().to_owned();
+        let listener_of_published = published.enter(|| TcpListener::bind((address.as_str(), 81)).unwrap());
+        let mut clients = vec![
+            connect(node.host.outside(), at(V4.host, 9000)),
+            connect(&node.sibling.ns, at(V4.host, 9000)),
+            connect(node.host.netns(), at("127.0.0.1", 9000)),
+        ];
+        let mut servers: Vec<_> = clients.iter().map(|_| listener_of_published.accept().unwrap().0).collect();
+        clients.push(connect(node.host.outside(), at(V4.pod, 81)));
+        servers.push(listener.accept().unwrap().0);
+        for turn in 0..3 {
+            let other = node.host.pod();
+            let ports = [mapping(Transport::Tcp, 9100 + turn), mapping(Transport::Udp, 9100 + turn)];
+            publish(&direct, &other, &ports).ok();
+            for (client, server) in clients.iter_mut().zip(&mut servers) {
+                echo(client, server);
+            }
+            withdraw(&direct, &other, &ports).ok();
+            for (client, server) in clients.iter_mut().zip(&mut servers) {
+                echo(client, server);
+            }
+        }
+    });
+}
+
+/// As distributions set it: a packet is dropped that comes by another link than its answer would leave by.
+#[test]
+fn a_strict_reverse_path_filter_is_no_obstacle() {
+    case(|| {
+        let node = node(&json!({ "ipMasq": true }));
+        for link in ["all", UPLINK, BRIDGE, "br1"] {
+            node.host.run(&format!("sysctl -q -w net.ipv4.conf.{link}.rp_filter=1"));
+        }
+        for bridge_nf in [false, true] {
+            set_bridge_nf(&node.host, bridge_nf);
+            for transport in Transport::ALL {
+                let to = at(V4.host, ANY);
+                assert_eq!(ask(node.host.outside(), transport, to), answer(V4.outside));
+                assert_eq!(ask(&node.sibling, transport, to), answer(V4.gateway));
+                assert_eq!(ask(&node.stranger, transport, to), answer(V4.gateway));
+                assert_eq!(ask(&node.host, transport, to), answer(V4.host));
+                assert_eq!(ask(&node.host, transport, at("127.0.0.1", ANY)), answer(V4.gateway));
+            }
+        }
+    });
 }
 
 #[test]

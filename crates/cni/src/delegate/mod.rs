@@ -85,7 +85,12 @@ pub fn start_with(
 ///
 /// Errors: those of [`start`] and [`Running::wait`].
 pub fn run(call: &Call, plugin_type: &str, verb: &str, extra: &[(&str, &str)]) -> Result<(), Error> {
-    start(call, plugin_type, verb, extra)?.wait().map(|_| ())
+    run_with(call, plugin_type, verb, extra, &call.stdin)
+}
+
+/// [`run`] with another stdin.
+pub fn run_with(call: &Call, plugin_type: &str, verb: &str, extra: &[(&str, &str)], stdin: &[u8]) -> Result<(), Error> {
+    start_with(call, plugin_type, verb, extra, stdin)?.wait().map(|_| ())
 }
 
 /// The kernel runs no file that is open for writing, and tells nobody when it is closed.

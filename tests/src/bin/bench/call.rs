@@ -43,10 +43,15 @@ impl Suite {
     }
 
     /// Runs the call; from just before the program is started until it has ended.
+    pub(crate) fn time(&self, call: &Call<'_>) -> Result<Duration, Box<dyn Error>> {
+        Ok(self.run(call)?.0)
+    }
+
+    /// The same, with what the plugin answers.
     ///
     /// The standard library starts programs by `posix_spawn` here, whose cost does not grow
     /// with the memory of this process.
-    pub(crate) fn time(&self, call: &Call<'_>) -> Result<Duration, Box<dyn Error>> {
+    pub(crate) fn run(&self, call: &Call<'_>) -> Result<(Duration, String), Box<dyn Error>> {
         let mut command = self.command(&self.binary(call.plugin), call);
         let start = Instant::now();
         let mut child = command.spawn()?;
@@ -57,7 +62,7 @@ impl Suite {
         }
         let status = child.wait()?;
         let elapsed = start.elapsed();
-        if status.success() { Ok(elapsed) } else { Err(self.failure(call, &answer)) }
+        if status.success() { Ok((elapsed, answer)) } else { Err(self.failure(call, &answer)) }
     }
 
     /// Runs the call and returns the most memory that the plugin had resident, in bytes

@@ -11,6 +11,8 @@
 #![allow(clippy::print_stderr, reason = "a program at a terminal, whose table goes to stdout")]
 
 mod call;
+mod chain;
+mod connection;
 mod netns;
 mod scenario;
 mod table;
@@ -28,10 +30,14 @@ struct Size {
     attached: usize,
     /// Reservations in the "many reservations" series.
     reservations: usize,
+    /// Published ports in the "many ports" series.
+    ports: usize,
+    /// Connections of each of its runs.
+    connections: usize,
 }
 
-const FULL: Size = Size { pods: 30, attached: 500, reservations: 16_000 };
-const SHORT: Size = Size { pods: 8, attached: 60, reservations: 2_000 };
+const FULL: Size = Size { pods: 30, attached: 500, reservations: 16_000, ports: 1_000, connections: 2_000 };
+const SHORT: Size = Size { pods: 8, attached: 60, reservations: 2_000, ports: 200, connections: 300 };
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -69,8 +75,11 @@ fn report(ours: &Suite, peer: &Suite, size: Size) -> Result<(), Box<dyn Error>> 
     run("attachments with masquerade", scenario::masqueraded(suites, size, &mut sides));
     run("host-local", scenario::host_local(suites, size, &mut sides, &mut own));
     run("many attachments", scenario::crowded(suites, size, &mut sides, &mut own));
+    run("chains", chain::attachments(suites, size, &mut sides));
+    run("connections", connection::to_published_ports(ours, size, &mut own));
     run("start-up", scenario::small_calls(suites, size, &mut sides));
     run("memory and size", scenario::footprint(suites, &mut parts));
+    run("memory and size of chained plugins", chain::footprint(suites, &mut parts));
 
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let cpus = thread::available_parallelism()?;
@@ -78,6 +87,7 @@ fn report(ours: &Suite, peer: &Suite, size: Size) -> Result<(), Box<dyn Error>> 
     for table in [sides, own, parts] {
         println!("{table}");
     }
+    println!("Limits: memory 4 MB; binaries 2.2 MB, firewall's 3 MB.");
     for failure in failures {
         println!("Not measured: {failure}");
     }

@@ -29,8 +29,8 @@ impl Table {
         let ratio = measured.as_secs_f64() / base.as_secs_f64();
         self.row(vec![
             what.into(),
-            milliseconds(measured),
-            milliseconds(base),
+            time(measured),
+            time(base),
             within(format!("{ratio:.2}"), limit.is_none_or(|limit| ratio <= limit)),
             limit.map_or(String::new(), |limit| format!("≤ {limit:.2}")),
         ]);
@@ -60,8 +60,10 @@ pub(crate) fn median(samples: &[Duration]) -> Duration {
     sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
-fn milliseconds(duration: Duration) -> String {
-    format!("{:.2} ms", duration.as_secs_f64() * 1e3)
+/// In milliseconds, or microseconds where those would not tell.
+fn time(duration: Duration) -> String {
+    let milliseconds = duration.as_secs_f64() * 1e3;
+    if milliseconds < 0.1 { format!("{:.1} µs", milliseconds * 1e3) } else { format!("{milliseconds:.2} ms") }
 }
 
 #[cfg(test)]

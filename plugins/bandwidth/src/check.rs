@@ -1,0 +1,91 @@
+//! CHECK: the limits are those of the config.
+
+use cni::{Call, Error};
+use netlink::link::Link;
+use netlink::{Socket, tc};
+
+use crate::add::{open, previous};
+use crate::config::{Limit, Plan};
+use crate::{host_end, ifb, shaping};
+
+/// By how much the times to send a bucket may differ, in ticks of 64 ns: the kernel and we round them down.
+const TOLERANCE: u32 = 2;
+
+pub(crate) fn check(call: &Call) -> Result<(), Error> {
+    let plan = Plan::new(call)?;
+    let previous = previous(call)?;
+    if plan.is_unlimited() {
+        return Ok(());
+    }
+    let mut socket = open()?;
+    let end = host_end::find(&mut socket, call, &previous)?;
+    if let Some(limit) = plan.ingress {
+        check_tbf(&mut socket, &end, &limit)?;
+    }
+    let Some(limit) = plan.egress else { return Ok(()) };
+    let attachment = call.attachment();
+    let ifbs = shaping::own_ifbs(&mut socket, &end, &attachment).map_err(|e| asking("the ifb", &e))?;
+    let Some(ifb) = ifbs.first() else {
+        let expected = format!("\"{}\", or \"{}\"", ifb::names(&attachment)[0], ifb::names(&attachment)[1]);
+        return Err(differs(&format!("ifb of \"{}\"", attachment.ifname), "no such link", &expected));
+    };
+    if !ifb.is_up() {
+        return Err(differs(&format!("ifb \"{}\"", ifb.name), "down", "up"));
+    }
+    check_redirection(&mut socket, &end, ifb)?;
+    check_tbf(&mut socket, ifb, &limit)
+}
+
+fn check_redirection(socket: &mut Socket, end: &Link, ifb: &Link) -> Result<(), Error> {
+    let what = format!("what \"{}\" receives", end.name);
+    let filters = tc::filters(socket, end.index).map_err(|e| asking(&what, &e))?;
+    // The reference asks for each twice.
+    let targets: Vec<u32> = filters.into_iter().flat_map(|f| f.redirects).collect();
+    if !targets.is_empty() && targets.iter().all(|t| *t == ifb.index) {
+        return Ok(());
+    }
+    let found = match targets.iter().find(|t| **t != ifb.index) {
+        None => "no filter".to_owned(),
+        Some(index) => format!("sent to the link with index {index}"),
+    };
+    Err(differs(&what, &found, &format!("sent to \"{}\" (index {})", ifb.name, ifb.index)))
+}
+
+fn check_tbf(socket: &mut Socket, link: &Link, expected: &Limit) -> Result<(), Error> {
+    let what = format!("queueing discipline of \"{}\"", link.name);
+    let root = tc::root(socket, link.index).map_err(|e| asking(&what, &e))?;
+    let Some(found) = root.as_ref().and_then(|r| r.tbf) else {
+        return Err(differs(&what, root.as_ref().map_or("none", |r| &r.kind), "tbf"));
+    };
+    let tbf = &expected.tbf;
+    if found.rate != tbf.rate {
+        return Err(differs(
+            &what,
+            &format!("rate {} bit/s", found.rate.saturating_mul(8)),
+            &format!("{} bit/s", tbf.rate.saturating_mul(8)),
+        ));
+    }
+    if !is_close(found.burst_ticks, tbf.burst_ticks()) && !is_close(found.burst_ticks, expected.reference_burst_ticks())
+    {
+        let bytes = u128::from(found.burst_ticks) * 64 * u128::from(found.rate) / 1_000_000_000;
+        return Err(differs(&what, &format!("burst {bytes} bytes"), &format!("{} bytes", tbf.burst)));
+    }
+    if found.limit != tbf.limit && found.limit != expected.reference_limit {
+        return Err(differs(&what, &format!("a queue of {} bytes", found.limit), &format!("{} bytes", tbf.limit)));
+    }
+    Ok(())
+}
+
+fn is_close(a: u32, b: u32) -> bool {
+    let off = a.wrapping_sub(b);
+    off.min(off.wrapping_neg()) <= TOLERANCE
+}
+
+/// A finding: what is there, and what should be.
+fn differs(what: &str, found: &str, expected: &str) -> Error {
+    Error::internal(format!("{what}: found {found}, expected {expected}"))
+}
+
+fn asking(what: &str, error: &netlink::Error) -> Error {
+    Error::internal(format!("failed to read {what}: {error}"))
+}

@@ -1,0 +1,62 @@
+//! The host's end of the pod's veth pair.
+
+use cni::attachment::MAX_HOST_IFNAME_ATTEMPTS;
+use cni::{AddResult, Attachment, Call, Error};
+use host::netns::NetNs;
+use netlink::link::{self, Link};
+use netlink::{Protocol, Socket};
+
+/// The host end of an attachment that our own plugins made: its name, address and alias follow from the attachment, so
+/// that nobody has to look into the pod. `None` for a pair that another suite made.
+pub(crate) fn ours(socket: &mut Socket, attachment: &Attachment) -> netlink::Result<Option<Link>> {
+    for attempt in 0..MAX_HOST_IFNAME_ATTEMPTS {
+        // The first free name ends it: a pair is given a later one only while a foreign link has the earlier.
+        let Some(link) = link::by_name(socket, &attachment.host_ifname(attempt))? else { break };
+        let is_marked = link.mac == Some(attachment.host_mac()) || link.alias.as_deref() == Some(&attachment.alias());
+        if link.is("veth") && is_marked {
+            return Ok(Some(link));
+        }
+    }
+    Ok(None)
+}
+
+/// The host end of the pod's interface, whoever made it. Errors: it is no veth, or its other end is not on the host.
+pub(crate) fn find(socket: &mut Socket, call: &Call, previous: &AddResult) -> Result<Link, Error> {
+    let failed = |e: netlink::Error| Error::internal(format!("failed to look for the host's end: {e}"));
+    match ours(socket, &call.attachment()).map_err(failed)? {
+        Some(link) => Ok(link),
+        None => by_peer(socket, call, previous),
+    }
+}
+
+fn by_peer(socket: &mut Socket, call: &Call, previous: &AddResult) -> Result<Link, Error> {
+    let ifname = &call.env.ifname;
+    let failed = |e: netlink::Error| Error::internal(format!("failed to look for \"{ifname}\": {e}"));
+    let netns = NetNs::open(&call.env.netns).map_err(|e| Error::internal(e.to_string()))?;
+    let mut pod = netns
+        .enter(|| Socket::open(Protocol::Route))
+        .map_err(|e| Error::internal(e.to_string()))?
+        .map_err(|e| Error::internal(format!("failed to open a netlink socket: {e}")))?;
+    let end = link::by_name(&mut pod, ifname)
+        .map_err(failed)?
+        .ok_or_else(|| Error::internal(format!("container interface \"{ifname}\" does not exist")))?;
+    let peer = end.peer.filter(|_| end.is("veth")).ok_or_else(|| {
+        let kind = end.kind.as_deref().unwrap_or("physical link");
+        Error::internal(format!("container interface \"{ifname}\" has no veth peer: it is a {kind}"))
+            .with_details("bandwidth can be limited only where the pod is connected by a veth pair")
+    })?;
+    // Indices are unique in one namespace only: both ends must name each other.
+    link::by_index(socket, peer)
+        .map_err(failed)?
+        .filter(|link| link.is("veth") && link.peer == Some(end.index) && is_listed(link, previous))
+        .ok_or_else(|| {
+            Error::internal(format!(
+                "no veth peer of container interface \"{ifname}\" found in host ns: none of prevResult's has index {peer}"
+            ))
+        })
+}
+
+/// Whether a result names the link as one of the host's. Results of old versions name none.
+fn is_listed(link: &Link, previous: &AddResult) -> bool {
+    previous.interfaces.is_empty() || previous.interfaces.iter().any(|i| i.sandbox.is_empty() && i.name == link.name)
+}

@@ -1,0 +1,168 @@
+//! What limits a pod: a token bucket filter on the host's end for what it receives, one on the ifb for what it sends.
+
+use cni::{Attachment, Error};
+use host::undo::Undo;
+use netlink::link::{self, Link, NewIfb};
+use netlink::tc::{self, Tbf};
+use netlink::wire::Request;
+use netlink::{Errno, Protocol, Socket};
+
+use crate::config::Plan;
+use crate::ifb::{self, Owner};
+
+/// Removes what limits the pod at this end; `ifbs` are those that its packets go through. Errors: another program's
+/// queueing discipline or filter is there, of which nothing was touched.
+pub(crate) fn clear(socket: &mut Socket, end: &Link, ifbs: &[Link]) -> Result<(), Error> {
+    let failed = |e: netlink::Error| Error::internal(format!("failed to look for the limits of \"{}\": {e}", end.name));
+    let root = tc::root(socket, end.index).map_err(failed)?;
+    let hook = tc::ingress(socket, end.index).map_err(failed)?;
+    if let Some(root) = root.as_ref().filter(|r| !r.is_our_tbf()) {
+        return Err(taken(end, &format!("queueing discipline {}", root.kind)));
+    }
+    if let Some(hook) = &hook
+        && !is_ours(socket, end, &hook.kind, ifbs).map_err(failed)?
+    {
+        return Err(taken(end, &format!("{} hook with filters of another program", hook.kind)));
+    }
+    let failed = |e: netlink::Error| Error::internal(format!("failed to remove the limits of \"{}\": {e}", end.name));
+    if root.is_some() {
+        tc::delete_root(socket, end.index).map_err(failed)?;
+    }
+    if hook.is_some() {
+        tc::delete_ingress(socket, end.index).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Whether the hook does nothing but send packets to these ifbs, or to a link that is gone.
+fn is_ours(socket: &mut Socket, end: &Link, kind: &str, ifbs: &[Link]) -> netlink::Result<bool> {
+    if kind != "ingress" {
+        return Ok(false);
+    }
+    for filter in tc::filters(socket, end.index)? {
+        if filter.redirects.is_empty() {
+            return Ok(false);
+        }
+        for target in filter.redirects {
+            // The action forgets a link that is gone.
+            if target != 0 && !ifbs.iter().any(|i| i.index == target) && link::by_index(socket, target)?.is_some() {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+fn taken(end: &Link, by: &str) -> Error {
+    Error::internal(format!("\"{}\" already has a {by}", end.name))
+        .with_details("another program shapes or filters this link: see `tc qdisc show` and `tc filter show … ingress`")
+}
+
+/// Puts the limits in force; returns the ifb, if the pod's sending is limited.
+pub(crate) fn install(
+    socket: &mut Socket,
+    end: &Link,
+    plan: &Plan,
+    attachment: &Attachment,
+    undo: &mut Undo<'_>,
+) -> Result<Option<Link>, Error> {
+    let ifb = plan.egress.map(|_| create_ifb(socket, end, attachment, undo)).transpose()?;
+    let mut steps = Steps::default();
+    if let Some(limit) = plan.ingress {
+        steps.tbf(end, &limit.tbf);
+    }
+    if let (Some(limit), Some(ifb)) = (plan.egress, &ifb) {
+        steps.tbf(ifb, &limit.tbf);
+        steps.set_up(ifb, attachment);
+        tc::push_ingress(&mut steps.request, end.index);
+        steps.names.push(format!("hook into what \"{}\" receives (module sch_ingress)", end.name));
+        tc::push_redirect(&mut steps.request, end.index, ifb.index);
+        steps.names.push(format!("send what \"{}\" receives through it (modules cls_u32, act_mirred)", end.name));
+    }
+    let (index, target) = (end.index, ifb.as_ref().map(|i| i.index));
+    undo.push("removing the limits", move || clear_made(index, target));
+    steps.run(socket)?;
+    Ok(ifb)
+}
+
+/// Takes back what this call made on the host's end; the ifb goes by a step of its own.
+fn clear_made(end: u32, ifb: Option<u32>) -> netlink::Result<()> {
+    let mut socket = Socket::open(Protocol::Route)?;
+    if tc::root(&mut socket, end)?.is_some_and(|r| r.is_our_tbf()) {
+        tc::delete_root(&mut socket, end)?;
+    }
+    let is_made = |target: &u32| Some(*target) == ifb;
+    if ifb.is_some() && tc::filters(&mut socket, end)?.iter().all(|f| f.redirects.iter().any(is_made)) {
+        tc::delete_ingress(&mut socket, end)?;
+    }
+    Ok(())
+}
+
+fn create_ifb(socket: &mut Socket, end: &Link, attachment: &Attachment, undo: &mut Undo<'_>) -> Result<Link, Error> {
+    let failed = |e: netlink::Error| match e.errno {
+        Errno::EOPNOTSUPP => Error::internal("this kernel has no ifb links, which limiting what a pod sends needs")
+            .with_details("load the module ifb"),
+        _ => Error::internal(format!("failed to make the ifb for \"{}\": {e}", end.name)),
+    };
+    let mac = ifb::mac(attachment);
+    for name in ifb::names(attachment) {
+        match link::create_ifb(socket, &NewIfb { name: &name, mac, mtu: end.mtu }) {
+            // Another attachment of the container has it.
+            Err(error) if link::is_taken(&error) => continue,
+            result => result.map_err(failed)?,
+        }
+        let undone = name.clone();
+        undo.push("removing the ifb", move || {
+            let mut socket = Socket::open(Protocol::Route)?;
+            match link::by_name(&mut socket, &undone)?.filter(|l| l.is("ifb") && l.mac == Some(mac)) {
+                Some(link) => link::delete(&mut socket, link.index),
+                None => Ok(()),
+            }
+        });
+        return link::by_name(socket, &name).map_err(failed)?.ok_or_else(|| failed(Errno::ENODEV.into()));
+    }
+    Err(Error::internal(format!(
+        "failed to make the ifb for \"{}\": both its names are taken, {}",
+        end.name,
+        ifb::names(attachment).map(|n| format!("\"{n}\"")).join(" and ")
+    )))
+}
+
+/// Requests that go out together, each with what it is for.
+#[derive(Default)]
+struct Steps {
+    request: Request,
+    names: Vec<String>,
+}
+
+impl Steps {
+    fn tbf(&mut self, link: &Link, tbf: &Tbf) {
+        tc::push_tbf(&mut self.request, link.index, tbf);
+        self.names.push(format!("limit what \"{}\" sends (module sch_tbf)", link.name));
+    }
+
+    fn set_up(&mut self, ifb: &Link, attachment: &Attachment) {
+        link::push_alias(&mut self.request, ifb.index, &attachment.alias());
+        link::push_up(&mut self.request, ifb.index);
+        self.names.extend([(); 2].map(|()| format!("set \"{}\" up", ifb.name)));
+    }
+
+    fn run(self, socket: &mut Socket) -> Result<(), Error> {
+        socket.transact(&self.request, |_| ()).map_err(|e| {
+            let name = self.names.get(e.request).map_or("limit the bandwidth", String::as_str);
+            Error::internal(format!("failed to {name}: {e}"))
+        })
+    }
+}
+
+/// The ifbs that are the attachment's; an unmarked one only if this end's packets go to it.
+pub(crate) fn own_ifbs(socket: &mut Socket, end: &Link, attachment: &Attachment) -> netlink::Result<Vec<Link>> {
+    let candidates = ifb::candidates(socket, attachment)?;
+    if candidates.is_empty() {
+        return Ok(Vec::new());
+    }
+    let filters = tc::filters(socket, end.index)?;
+    let is_used = |link: &Link| filters.iter().any(|f| f.redirects.contains(&link.index));
+    let is_own = |link: &Link, owner| owner == Owner::Own || owner == Owner::Unmarked && is_used(link);
+    Ok(candidates.into_iter().filter(|(link, owner)| is_own(link, *owner)).map(|(link, _)| link).collect())
+}

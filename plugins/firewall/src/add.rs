@@ -1,0 +1,177 @@
+//! ADD: one transaction. Whatever fails after something was made takes back what this call made, and nothing else.
+
+use std::net::IpAddr;
+
+use cni::{Attachment, Call, Error};
+use host::undo::Undo;
+use netlink::nft::{Family, Nft};
+use ruleset::{NewElement, Skeleton, TABLE};
+
+use crate::config::{Backend, Plan};
+use crate::firewalld::{Added, Firewalld};
+use crate::forward::{self, Needs};
+use crate::remove::{self, Gone};
+use crate::{bridge, ingress, iptables, lock, pods};
+
+pub(crate) fn add(call: &Call) -> Result<(), Error> {
+    if host::stdio::stdout_was_closed() {
+        return Err(Error::new(cni::code::IO_FAILURE, host::stdio::NO_STDOUT));
+    }
+    let plan = Plan::new(call)?;
+    let attachment = call.attachment();
+    let policy = match &plan.bridge {
+        Some(bridge) => {
+            let ports = bridge::ports(plan.settings.policy, bridge, &plan.previous)?;
+            ingress::elements(plan.settings.policy, bridge, &plan.addresses, &ports)
+        }
+        None => Vec::new(),
+    };
+    let mut nft = open()?;
+    let mut needs = forward::needs(&mut nft, &plan.settings, plan.families())?;
+    for warning in &needs.warnings {
+        host::syslog::notice("firewall", warning);
+    }
+    step()?;
+
+    let mut undo = Undo::new();
+    let is_shared = needs.firewalld.is_some() || !needs.iptables.is_empty();
+    let _lock = if is_shared { Some(lock::firewall()?) } else { None };
+    let sources = foresee_sources(&mut needs, &plan)?;
+    if !has_elements(&mut nft, &attachment, &plan)? {
+        // Before anything is done: what is not certain to have failed may have happened.
+        let (owner, zone) = (attachment.clone(), plan.settings.zone.clone());
+        undo.push("letting the pod in", move || {
+            remove::remove(&Gone {
+                is_gone: &|comment| remove::is_owner(comment, &owner),
+                of_reference: &[],
+                zone: &zone,
+                asks_firewalld: false,
+            })
+        });
+    }
+    install_elements(&mut nft, &attachment, &plan, policy, &sources)?;
+    step()?;
+    for (family, place) in &needs.iptables {
+        let pod = pod_of(&plan, &attachment, *family);
+        iptables::install(&mut nft, *place, &pod)?;
+    }
+    if let Some(firewalld) = &mut needs.firewalld {
+        for source in sources {
+            add_source(firewalld, &plan.settings.zone, source)?;
+        }
+    }
+    step()?;
+    call.reply(&plan.previous)?;
+    undo.disarm();
+    Ok(())
+}
+
+/// The pod's part in iptables' rules of a family.
+pub(crate) fn pod_of<'a>(plan: &'a Plan, attachment: &'a Attachment, family: Family) -> iptables::Pod<'a> {
+    iptables::Pod {
+        attachment,
+        family,
+        addresses: plan.addresses_of(family).collect(),
+        admin_chain: &plan.settings.admin_chain,
+    }
+}
+
+/// Opens nf_tables.
+pub(crate) fn open() -> Result<Nft, Error> {
+    Nft::open().map_err(|e| Error::internal(format!("failed to open nf_tables: {e}")))
+}
+
+/// Between two steps.
+fn step() -> Result<(), Error> {
+    match host::signal::pending() {
+        Some(signal) => {
+            Err(Error::new(cni::code::TRY_AGAIN, format!("interrupted by {signal}; what this call had made is undone")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The addresses that will be sources of our zone: all but those that somebody has put into another.
+fn foresee_sources(needs: &mut Needs, plan: &Plan) -> Result<Vec<IpAddr>, Error> {
+    let Some(firewalld) = &mut needs.firewalld else { return Ok(Vec::new()) };
+    let mut sources = Vec::new();
+    for address in &plan.addresses {
+        match firewalld.zone_of(*address)? {
+            Some(zone) if zone != plan.settings.zone => tell_elsewhere(*address, &zone),
+            _ => sources.push(*address),
+        }
+    }
+    Ok(sources)
+}
+
+fn add_source(firewalld: &mut Firewalld, zone: &str, source: IpAddr) -> Result<(), Error> {
+    if let Added::ElsewhereAlready(other) = firewalld.add(zone, source)? {
+        tell_elsewhere(source, &other);
+    }
+    Ok(())
+}
+
+fn tell_elsewhere(address: IpAddr, zone: &str) {
+    host::syslog::notice(
+        "firewall",
+        &format!("firewalld has {address} in its zone \"{zone}\" already, where it stays"),
+    );
+}
+
+/// Whether an earlier ADD of the attachment has made something, which this one's failure must not take away.
+fn has_elements(nft: &mut Nft, attachment: &Attachment, plan: &Plan) -> Result<bool, Error> {
+    for address in &plan.addresses {
+        let element = pods::element(pods::PODS, *address);
+        match nft.element(element.family, TABLE, &element.set, &element.key) {
+            Ok(Some(found)) if ruleset::is_owned(&found, attachment) => return Ok(true),
+            Err(error) if !ruleset::is_unsupported(&error) => {
+                return Err(Error::internal(format!("failed to read {} of nf_tables: {error}", element.set)));
+            }
+            _ => {}
+        }
+    }
+    Ok(false)
+}
+
+/// The pod's elements in our own tables, and the chains they are looked up by.
+fn install_elements(
+    nft: &mut Nft,
+    attachment: &Attachment,
+    plan: &Plan,
+    policy: Vec<NewElement>,
+    sources: &[IpAddr],
+) -> Result<(), Error> {
+    if plan.settings.backend != Backend::Nftables
+        && policy.is_empty()
+        && nft.generation().is_err_and(|e| ruleset::is_unsupported(&e))
+    {
+        // iptables and firewalld have worked without nf_tables before; only DEL then needs the result of ADD.
+        return Ok(());
+    }
+    let mut skeletons: Vec<Box<dyn Skeleton>> = Vec::new();
+    for family in plan.families() {
+        skeletons.push(Box::new(pods::Forward(family)));
+    }
+    skeletons.extend(ingress::skeletons(&policy));
+    skeletons.sort_by_key(|skeleton| skeleton.family());
+    let mut elements: Vec<NewElement> = plan.addresses.iter().map(|a| pods::element(pods::PODS, *a)).collect();
+    elements.extend(sources.iter().map(|a| pods::element(pods::SOURCES, *a)));
+    let families: Vec<Family> =
+        plan.families().filter(|family| policy.iter().any(|element| element.family == *family)).collect();
+    elements.extend(policy);
+    if elements.is_empty() {
+        return Ok(());
+    }
+    ruleset::install(nft, attachment, &skeletons, &elements)?;
+    if families.is_empty() {
+        return Ok(());
+    }
+    // After the pod's own elements, so that whoever removes a bridge's last pod meanwhile sees this one.
+    ruleset::transaction("telling nf_tables which bridges have a policy", || {
+        let mut batch = netlink::nft::Batch::if_generation(nft.generation()?);
+        for family in &families {
+            ingress::push_bridges(nft, &mut batch, *family, |_| false)?;
+        }
+        nft.commit(batch)
+    })
+}

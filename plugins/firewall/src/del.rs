@@ -1,0 +1,23 @@
+//! DEL: whatever of the attachment is left goes, and nothing of anyone else's.
+//!
+//! What is ours is found by its owner's identity, so neither the result of ADD nor a config that is still valid is
+//! needed. They only help to find what the reference made, which says of nothing whose it is.
+
+use cni::{Call, Error};
+
+use crate::config::{self, ZONE};
+use crate::remove::{self, Gone};
+
+pub(crate) fn del(call: &Call) -> Result<(), Error> {
+    let attachment = call.attachment();
+    // Garbage here is no reason to leave anything behind.
+    let previous = call.prev_result().ok().flatten().unwrap_or_default();
+    let zone = call.text(&["firewalldZone"]).filter(|zone| !zone.is_empty()).unwrap_or_else(|| ZONE.to_owned());
+    let backend = call.text(&["backend"]).unwrap_or_default();
+    remove::remove(&Gone {
+        is_gone: &|comment| remove::is_owner(comment, &attachment),
+        of_reference: &config::addresses(&previous),
+        zone: &zone,
+        asks_firewalld: !matches!(backend.as_str(), "nftables" | "iptables"),
+    })
+}

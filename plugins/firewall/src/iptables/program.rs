@@ -1,0 +1,61 @@
+//! iptables' own programs, for what the kernel lets nobody else do (x_tables), and for rules that iptables has to be
+//! able to read (the translation to nf_tables is its own).
+
+use std::time::Duration;
+
+use cni::{Error, code};
+use host::process;
+use netlink::nft::Family;
+
+use super::table::{Place, TABLE};
+
+/// The lock of x_tables is waited for as long.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Carries out what `iptables-restore` is told, all of it or nothing.
+pub(crate) fn restore(family: Family, place: Place, script: &str) -> Result<(), Error> {
+    let arguments = ["--noflush", "--wait", "10"];
+    first_that_starts(family, place, "restore", &arguments, script.as_bytes()).map(drop).map_err(|e| {
+        Error::internal(format!("failed to change the rules of {family} {TABLE}: {e}"))
+            .with_details("the pod has to be let in there, or what it sends and receives is dropped; see `iptables -S`")
+    })
+}
+
+/// Whether x_tables has this table: it lists those that were ever used in this namespace, nf_tables has none there.
+pub(crate) fn has_xtables(family: Family) -> bool {
+    ruleset::iptables::uses_xtables(family, TABLE)
+}
+
+/// Errors (code 50): the program that changes rules there is missing.
+pub(crate) fn is_usable(family: Family, place: Place) -> Result<(), Error> {
+    first_that_starts(family, place, "restore", &["--version"], b"").map(drop).map_err(|e| {
+        Error::new(code::NOT_AVAILABLE, format!("the rules of {family} {TABLE} cannot be changed: {e}"))
+            .with_details("install iptables")
+    })
+}
+
+/// Whether the plain program, which an administrator uses, keeps its rules in x_tables.
+pub(crate) fn prefers_xtables(family: Family) -> bool {
+    let name = if family == Family::Ip { "iptables-restore" } else { "ip6tables-restore" };
+    process::run(name, &["--version"], b"", PATIENCE).is_ok_and(|said| said.contains("legacy"))
+}
+
+fn first_that_starts(
+    family: Family,
+    place: Place,
+    action: &str,
+    arguments: &[&str],
+    input: &[u8],
+) -> Result<String, process::Error> {
+    let stem = if family == Family::Ip { "iptables" } else { "ip6tables" };
+    let kind = if place == Place::NfTables { "nft" } else { "legacy" };
+    // The one that says where it keeps its rules comes first: the other may be either.
+    match run(&format!("{stem}-{kind}-{action}"), arguments, input) {
+        Err(process::Error::Start { .. }) => run(&format!("{stem}-{action}"), arguments, input),
+        result => result,
+    }
+}
+
+fn run(program: &str, arguments: &[&str], input: &[u8]) -> Result<String, process::Error> {
+    process::run(program, arguments, input, PATIENCE + PATIENCE / 2)
+}

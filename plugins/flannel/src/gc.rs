@@ -1,0 +1,56 @@
+//! GC: the delegate's, then what was kept of attachments that the runtime no longer knows.
+
+use cni::{Call, Error, ValidAttachment};
+
+use crate::config::Config;
+use crate::del::rebuilt;
+use crate::scratch::{Kept, Scratch};
+
+/// The list of what is alive, under both its names.
+const LISTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
+
+pub(crate) fn gc(call: &Call) -> Result<(), Error> {
+    let valid = call.valid_attachments()?;
+    let config = Config::lenient(call);
+    // First, as it tells what was still alive.
+    rebuilt(call, &config)?.0.with(call, &LISTS).run(call, "GC", &[])?;
+    // Without a list nothing is known to be stale; an empty one says that everything is.
+    let Some(valid) = valid else { return Ok(()) };
+    collect(call, &Scratch::new(call, config.data_dir()), &valid)
+}
+
+fn collect(call: &Call, scratch: &Scratch, valid: &[ValidAttachment]) -> Result<(), Error> {
+    let is_alive = |id: &str, ifname: &str| valid.iter().any(|v| v.container_id == id && v.ifname == ifname);
+    let mut errors = Vec::new();
+    for stale in scratch.attachments().filter(|a| !is_alive(&a.container_id, &a.ifname)) {
+        // The delegate may be one without GC, or have been given another config then.
+        let done = match scratch.read(&stale) {
+            Kept::Delegate(delegate) => delegate.with(call, &[]).run(
+                call,
+                "DEL",
+                &[
+                    ("CNI_CONTAINERID", &stale.container_id),
+                    ("CNI_IFNAME", &stale.ifname),
+                    ("CNI_NETNS", ""),
+                    ("CNI_ARGS", ""),
+                ],
+            ),
+            Kept::Unreadable(_) | Kept::Nothing => Ok(()),
+        };
+        errors.extend(done.and_then(|()| scratch.remove(&stale)).err());
+    }
+    errors.extend(scratch.remove_leftovers(valid));
+    first(errors)
+}
+
+/// The first error, the others in its details.
+fn first(errors: Vec<Error>) -> Result<(), Error> {
+    let mut errors = errors.into_iter();
+    let Some(first) = errors.next() else { return Ok(()) };
+    let all: Vec<String> = Some(first.details.clone())
+        .into_iter()
+        .filter(|d| !d.is_empty())
+        .chain(errors.map(|e| e.to_string()))
+        .collect();
+    Err(first.with_details(all.join("; ")))
+}
