@@ -444,10 +444,6 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         &["portmap_iptables::a_second_add_changes_nothing_and_another_replaces"],
     ),
     (
-        "many at once make the shared rules several times",
-        &["portmap_iptables::many_at_once_make_the_shared_rules_once"],
-    ),
-    (
         "catches what is sent to any address of the host, whatever link it is on",
         &[
             "portmap_traffic::addresses_of_services_in_ipvs_mode_are_not_caught",

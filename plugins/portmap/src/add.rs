@@ -27,7 +27,6 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     let mut route = open(Protocol::Route)?;
     let host = Host::look(&mut route).map_err(|e| failed("list the host's addresses", &e))?;
     let link = owner::host_link(&mut route, &attachment).map_err(|e| failed("look for the pod's host link", &e))?;
-    listeners::warn(&targets);
     step()?;
 
     // What fails below drops the sockets last: closing one waits for what was removed.
@@ -54,6 +53,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     step()?;
     open_ways(&mut route, link.as_ref(), &targets, &mut undo)?;
     flows::forget_of_host(&targets, &host.local);
+    listeners::warn(&targets);
     step()?;
     call.reply(&previous)?;
     undo.disarm();

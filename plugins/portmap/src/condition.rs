@@ -104,11 +104,12 @@ impl Conditions {
     }
 }
 
+type Reader = fn(Family, &str) -> Result<What, String>;
 type Parsed<'a, 'b> = Result<(Condition, &'a [&'b str]), String>;
 
 fn nft<'a, 'b>(family: Family, words: &'a [&'b str]) -> Parsed<'a, 'b> {
     let ip = if family == Family::Ip { "ip" } else { "ip6" };
-    let (what, rest): (fn(Family, &str) -> Result<What, String>, _) = match words {
+    let (what, rest): (Reader, _) = match words {
         [of, "saddr", rest @ ..] if *of == ip => (source, rest),
         [of, "daddr", rest @ ..] if *of == ip => (destination, rest),
         ["meta", "iifname", rest @ ..] | ["iifname", rest @ ..] => (nft_input, rest),

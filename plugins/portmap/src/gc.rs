@@ -39,9 +39,9 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
         let is_stale = |comment: &str| ruleset::is_stale(comment, &call.network, &alive);
         let more = |nft: &mut Nft, batch: &mut _| reference::push_stale_removal(nft, batch, &call.network, is_gone);
         match native::remove_stale(nft, is_stale, more) {
-            Ok((gone, ports)) => {
-                tell(&gone);
-                sockets = flows::forget_of_pods(&ports);
+            Ok(removed) => {
+                tell(&removed.attachments);
+                sockets = flows::forget_of_pods(&removed.ports);
             }
             Err(error) => errors.push(error),
         }

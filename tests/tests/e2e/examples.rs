@@ -1,12 +1,16 @@
 //! Every config in `conf-examples/` works as it is.
 
-use std::{collections::BTreeSet, fs};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{TcpListener, TcpStream},
+};
 
 use serde_json::Value;
 use tests::{
     Host, Network, Place, case,
     settings::{require, workspace},
-    traffic::{assert_reaches, assert_silent, outside::SERVER4, outside::SERVER6},
+    traffic::{PATIENCE, assert_reaches, assert_silent, outside::SERVER4, outside::SERVER6},
 };
 
 use crate::flannel_add::{LEASE46, SUBNET_ENV};
@@ -130,8 +134,25 @@ examples! {
     ingress_policy: "52-ingress-policy.conflist",
     tuning: "60-tuning.conflist",
     bandwidth: "61-bandwidth.conflist",
+    portmap: "62-portmap.conflist",
     podman: "87-podman.conflist",
     loopback: "99-loopback.conflist",
+}
+
+#[test]
+fn portmap_leads_from_a_port_of_the_host_to_the_pod() {
+    case(|| {
+        let host = Host::new();
+        let network = Network::of_file(&host, "portmap", "62-portmap.conflist", &text("62-portmap.conflist"));
+        let pod = host.pod();
+        let ports = r#"{"portMappings":[{"hostPort":8062,"containerPort":80,"protocol":"tcp"}]}"#;
+        network.call("add", &pod).env("CAP_ARGS", ports).run().ok();
+        let _server = pod.enter(|| TcpListener::bind("[::]:80").unwrap());
+        for address in ["127.0.0.1:8062", "10.62.0.1:8062", "[fd00:62::1]:8062"] {
+            host.enter(|| TcpStream::connect_timeout(&address.parse().unwrap(), PATIENCE).unwrap());
+        }
+        network.call("del", &pod).env("CAP_ARGS", ports).run().ok();
+    });
 }
 
 /// Where the kernel cannot filter VLANs, [`crate::vlan`] says what has to happen.

@@ -9,6 +9,9 @@ use std::net::IpAddr;
 
 use netlink::{Result, Socket, addr, link};
 
+/// Where kube-proxy puts the addresses of Services.
+const IPVS: &str = "kube-ipvs0";
+
 /// The addresses that are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Addresses {
@@ -40,7 +43,7 @@ impl Host {
         let mut services = Vec::new();
         for index in links {
             // One that is gone in the meantime has no addresses any more.
-            if link::by_index(route, index)?.is_some_and(|l| l.is("dummy") || l.name == "kube-ipvs0") {
+            if link::by_index(route, index)?.is_some_and(|l| l.is("dummy") || l.name == IPVS) {
                 services.push(index);
             }
         }
@@ -49,7 +52,9 @@ impl Host {
             all.iter().filter(|a| !services.contains(&a.link) && is_meant(a.ip)).map(|a| a.ip).collect();
         published.sort_unstable();
         published.dedup();
-        let addresses = if services.is_empty() { Addresses::All } else { Addresses::Listed };
+        // It may be there before the first Service is.
+        let is_plain = services.is_empty() && link::by_name(route, IPVS)?.is_none();
+        let addresses = if is_plain { Addresses::All } else { Addresses::Listed };
         Ok(Self { addresses, published, local })
     }
 }

@@ -272,49 +272,48 @@ fn udp_ports(found: &[Found]) -> UdpPorts {
     found.iter().filter_map(read).collect()
 }
 
-/// Removes all elements whose comment is of an attachment that is not alive, and returns the identities of those, each
-/// with its comment.
+/// What GC has removed.
+#[derive(Default)]
+pub(crate) struct Stale {
+    /// Identities of attachments, each with its comment.
+    pub(crate) attachments: Vec<([u8; 16], String)>,
+    pub(crate) ports: UdpPorts,
+}
+
+/// Removes all elements whose comment is of an attachment that is not alive.
 pub(crate) fn remove_stale(
     nft: &mut Nft,
     is_stale: impl Fn(&str) -> bool,
     more: impl Fn(&mut Nft, &mut Batch) -> Result<()>,
-) -> std::result::Result<(Vec<([u8; 16], String)>, UdpPorts), Error> {
-    let mut gone: Vec<([u8; 16], String)> = Vec::new();
-    let mut ports = Vec::new();
+) -> std::result::Result<Stale, Error> {
+    let mut removed = Stale::default();
     ruleset::transaction("removing stale ports from nf_tables", || {
         let generation = match nft.generation() {
             Err(error) if ruleset::is_unsupported(&error) => return Ok(()),
             generation => generation?,
         };
-        gone.clear();
-        ports.clear();
+        removed = Stale::default();
         let mut batch = Batch::if_generation(generation);
         for family in FAMILIES {
             let mut stale = all(nft, family)?;
             stale.retain(|f| f.element.comment.as_deref().is_some_and(&is_stale));
             push_removal(nft, &mut batch, &stale)?;
-            let mut identities = HashSet::new();
-            for comment in stale.iter().filter_map(|f| f.element.comment.as_deref()) {
-                if let Some(identity) = owner::identity(comment)
-                    && identities.insert(identity)
-                    && nft.element(family, TABLE, OWNERS, &identity)?.is_some()
-                {
+            let mut of_family = HashSet::new();
+            for comment in stale.iter().filter_map(|f| f.element.comment.clone()) {
+                let Some(identity) = owner::identity(&comment).filter(|id| of_family.insert(*id)) else { continue };
+                if nft.element(family, TABLE, OWNERS, &identity)?.is_some() {
                     batch.delete_element(family, TABLE, OWNERS, &identity);
                 }
-            }
-            for comment in stale.iter().filter_map(|f| f.element.comment.clone()) {
-                if let Some(identity) = owner::identity(&comment)
-                    && gone.iter().all(|(id, _)| *id != identity)
-                {
-                    gone.push((identity, comment));
+                if removed.attachments.iter().all(|(id, _)| *id != identity) {
+                    removed.attachments.push((identity, comment));
                 }
             }
-            ports.extend(udp_ports(&stale));
+            removed.ports.extend(udp_ports(&stale));
         }
         more(nft, &mut batch)?;
         nft.commit(batch)
     })?;
-    Ok((gone, ports))
+    Ok(removed)
 }
 
 /// What is missing of what ADD made for a target, in words; `None`: nothing.
