@@ -157,6 +157,22 @@ fn an_element_that_says_nothing_of_its_owner_is_respected() {
 }
 
 #[test]
+fn who_shares_conditions_keeps_them_when_another_goes() {
+    case(|| {
+        let host = Host::new();
+        let pods = [host.pod(), host.pod()];
+        let results = [attach(&host, &pods[0]), attach(&host, &pods[1])];
+        let of = |port| with(&config(&[tcp(port, 80)]), json!({ "conditionsV4": ["ip", "saddr", "!=", "192.0.2.9"] }));
+        for (number, port) in [(0, 8080), (1, 8081)] {
+            add(&host, &pods[number], &of(port), &results[number]).ok();
+        }
+        call(&host, &pods[0], &of(8080), &results[0]).del().ok();
+        call(&host, &pods[1], &of(8081), &results[1]).check().ok();
+        assert!(host.run("nft list maps ip").contains("10.22.0.3 . 80"));
+    });
+}
+
+#[test]
 fn mappings_under_different_conditions_do_not_conflict() {
     case(|| {
         let host = Host::new();

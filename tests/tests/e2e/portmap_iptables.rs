@@ -95,7 +95,7 @@ fn many_at_once_make_the_shared_rules_once() {
             tests::skip("the reference makes them several times, most of the time");
         }
         let host = Host::new();
-        let pods: Vec<_> = (0..8).map(|_| host.pod()).collect();
+        let pods: Vec<_> = (0..24).map(|_| host.pod()).collect();
         let results: Vec<_> = pods.iter().map(|pod| attach(&host, pod)).collect();
         std::thread::scope(|s| {
             for (number, (pod, result)) in pods.iter().zip(&results).enumerate() {
@@ -109,7 +109,7 @@ fn many_at_once_make_the_shared_rules_once() {
         assert_eq!(count("-j MARK --set-xmark"), 1, "{saved}");
         assert_eq!(count("-j MASQUERADE"), 1, "{saved}");
         assert_eq!(count("-j CNI-HOSTPORT-DNAT"), 2, "{saved}");
-        assert_eq!(count("--dports 80"), 8, "{saved}");
+        assert_eq!(count("--dports 80"), 24, "{saved}");
         for (number, (pod, result)) in pods.iter().zip(&results).enumerate() {
             call(&host, pod, &of(&[tcp(8000 + u16::try_from(number).unwrap(), 80)]), result).check().ok();
         }
