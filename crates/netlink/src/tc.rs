@@ -65,8 +65,24 @@ impl Tbf {
     /// lower 32 bits only, which are 274 s.
     #[must_use]
     pub fn burst_ticks(&self) -> u32 {
-        let ticks = u128::from(self.burst) * NANOSECONDS / u128::from(self.rate.max(1)) / TICK;
-        u32::try_from(ticks & u128::from(u32::MAX)).unwrap_or(u32::MAX)
+        u32::try_from(self.all_burst_ticks() & u128::from(u32::MAX)).unwrap_or(u32::MAX)
+    }
+
+    /// By how many ticks the kernel's answer may differ: it reckons with a rate of 31 significant bits
+    /// (`psched_ratecfg_precompute__`), and rounds down, as we do.
+    #[must_use]
+    pub fn burst_ticks_tolerance(&self) -> u32 {
+        u32::try_from(2 + (self.all_burst_ticks() >> 30)).unwrap_or(u32::MAX)
+    }
+
+    /// Whether [`burst_ticks`](Self::burst_ticks) is all of it.
+    #[must_use]
+    pub fn is_burst_told_in_full(&self) -> bool {
+        self.all_burst_ticks() <= u128::from(u32::MAX)
+    }
+
+    fn all_burst_ticks(&self) -> u128 {
+        u128::from(self.burst) * NANOSECONDS / u128::from(self.rate.max(1)) / TICK
     }
 }
 

@@ -1,15 +1,15 @@
 //! CHECK: the limits are those of the config.
 
+use std::time::Duration;
+
 use cni::{Call, Error};
+use netlink::Socket;
 use netlink::link::Link;
-use netlink::{Socket, tc};
+use netlink::tc::{self, Tbf};
 
 use crate::add::{open, previous};
 use crate::config::{Limit, Plan};
 use crate::{host_end, ifb, shaping};
-
-/// By how much the times to send a bucket may differ, in ticks of 64 ns: the kernel and we round them down.
-const TOLERANCE: u32 = 2;
 
 pub(crate) fn check(call: &Call) -> Result<(), Error> {
     let plan = Plan::new(call)?;
@@ -65,10 +65,12 @@ fn check_tbf(socket: &mut Socket, link: &Link, expected: &Limit) -> Result<(), E
             &format!("{} bit/s", tbf.rate.saturating_mul(8)),
         ));
     }
-    if !is_close(found.burst_ticks, tbf.burst_ticks()) && !is_close(found.burst_ticks, expected.reference_burst_ticks())
-    {
-        let bytes = u128::from(found.burst_ticks) * 64 * u128::from(found.rate) / 1_000_000_000;
-        return Err(differs(&what, &format!("burst {bytes} bytes"), &format!("{} bytes", tbf.burst)));
+    let is_close = |ticks: u32| {
+        let off = found.burst_ticks.wrapping_sub(ticks);
+        off.min(off.wrapping_neg()) <= tbf.burst_ticks_tolerance()
+    };
+    if !is_close(tbf.burst_ticks()) && !is_close(expected.reference_burst_ticks()) {
+        return Err(differs(&what, &burst(found.burst_ticks, tbf), &format!("burst {} bytes", tbf.burst)));
     }
     if found.limit != tbf.limit && found.limit != expected.reference_limit {
         return Err(differs(&what, &format!("a queue of {} bytes", found.limit), &format!("{} bytes", tbf.limit)));
@@ -76,9 +78,14 @@ fn check_tbf(socket: &mut Socket, link: &Link, expected: &Limit) -> Result<(), E
     Ok(())
 }
 
-fn is_close(a: u32, b: u32) -> bool {
-    let off = a.wrapping_sub(b);
-    off.min(off.wrapping_neg()) <= TOLERANCE
+/// What the kernel says of a bucket: in bytes, where the time that it tells cannot have been cut to 32 bits.
+fn burst(ticks: u32, expected: &Tbf) -> String {
+    let time = Duration::from_nanos(u64::from(ticks) * 64);
+    if expected.is_burst_told_in_full() {
+        format!("burst {} bytes", time.as_nanos() * u128::from(expected.rate) / 1_000_000_000)
+    } else {
+        format!("burst of {time:?} (or 274 s more, once or often)")
+    }
 }
 
 /// A finding: what is there, and what should be.

@@ -40,17 +40,5 @@ fn collect(call: &Call, scratch: &Scratch, valid: &[ValidAttachment]) -> Result<
         errors.extend(done.and_then(|()| scratch.remove(&stale)).err());
     }
     errors.extend(scratch.remove_leftovers(valid));
-    first(errors)
-}
-
-/// The first error, the others in its details.
-fn first(errors: Vec<Error>) -> Result<(), Error> {
-    let mut errors = errors.into_iter();
-    let Some(first) = errors.next() else { return Ok(()) };
-    let all: Vec<String> = Some(first.details.clone())
-        .into_iter()
-        .filter(|d| !d.is_empty())
-        .chain(errors.map(|e| e.to_string()))
-        .collect();
-    Err(first.with_details(all.join("; ")))
+    Error::first_of(errors)
 }

@@ -1,6 +1,7 @@
 //! Settings below `/proc/sys/net`, of the container's namespace: which, setting them, taking them back, comparing.
 
 use std::io::{self, ErrorKind};
+use std::net::Ipv6Addr;
 use std::path::{Component, Path};
 
 use cni::Error;
@@ -102,9 +103,10 @@ fn read(settings: &[Setting]) -> Result<Vec<Before>, Error> {
     for setting in settings {
         let value = match sysctl::get(&setting.path) {
             Ok(value) => Some(value),
-            // Some can only be written (net.ipv4.route.flush): they keep nothing that could be set back.
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => None,
-            Err(error) => return Err(failed(setting, &error)),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(failed(setting, &error)),
+            // Some can only be written (net.ipv4.route.flush), some have no value before the first (stable_secret):
+            // there is nothing that could be set back.
+            Err(_) => None,
         };
         // In the order of restoring backwards: what a setting for all links passes on to them comes first.
         before.extend(dependents(&setting.path).into_iter().map(|path| {
@@ -201,13 +203,21 @@ pub(crate) fn check(settings: &[Setting]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the kernel's text means what was written: it puts tabs between numbers, prints them in decimal, and sorts
-/// lists of ports.
+/// Whether the kernel's text means what was written: it puts tabs between numbers, prints them in decimal, sorts lists of
+/// ports, and prints all digits of an address (stable_secret).
 fn is_same(present: &str, wanted: &str) -> bool {
     let (a, b): (Vec<_>, Vec<_>) = (present.split_whitespace().collect(), wanted.split_whitespace().collect());
-    let words = |(a, b): (&&str, &&str)| a.eq_ignore_ascii_case(b) || number(a).is_some() && number(a) == number(b);
+    let words = |(a, b): (&&str, &&str)| {
+        a.eq_ignore_ascii_case(b)
+            || number(a).is_some() && number(a) == number(b)
+            || address(a).is_some() && address(a) == address(b)
+    };
     a.len() == b.len() && a.iter().zip(&b).all(words)
         || wanted.contains([',', '-']) && ranges(present).is_some_and(|ranges_a| ranges(wanted) == Some(ranges_a))
+}
+
+fn address(word: &str) -> Option<Ipv6Addr> {
+    word.parse().ok()
 }
 
 /// A number as the kernel reads it: with 0x in front hexadecimal, with 0 octal.
@@ -312,6 +322,7 @@ mod tests {
             ("cubic", "cubic"),
             ("8080,9000-9010", "9000-9004,8080,9005-9010"),
             ("8080-8081", "8080,8081"),
+            ("2001:0db8:0000:0000:0000:0000:0000:0001", "2001:db8::1"),
         ] {
             assert!(is_same(present, wanted), "{present:?} {wanted:?}");
         }

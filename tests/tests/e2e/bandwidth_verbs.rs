@@ -179,6 +179,23 @@ fn killed_at_any_moment_del_cleans_and_add_works() {
 }
 
 #[test]
+fn check_knows_the_buckets_of_low_rates() {
+    case(|| {
+        let host = Host::new();
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        // Kubernetes' default burst, which takes days at these rates; the kernel's reckoning of it is not exact.
+        for rate in [3_000, 7_000, 24_000, 96_000, 1_000_000] {
+            let limits = json!({ "ingressRate": rate, "ingressBurst": i32::MAX });
+            let call = || host.plugin("bandwidth").pod(&pod).config_with(&config(limits.clone()), &result);
+            call().add().ok();
+            call().check().ok();
+            call().del().ok();
+        }
+    });
+}
+
+#[test]
 fn check_notices_what_is_missing_or_different() {
     case(|| {
         let host = Host::new();

@@ -162,6 +162,8 @@ fn check_compares_what_values_mean() {
             "net.core.somaxconn": "0x200",
             "net.ipv4.ip_local_reserved_ports": "9000-9002,8080",
             "net.ipv4.conf.IFNAME.arp_filter": "1",
+            // Cannot be read before it was set, and is printed with all its digits.
+            "net.ipv6.conf.IFNAME.stable_secret": "2001:db8::1",
         } });
         add(&host, &pod, &previous, sysctl.clone()).ok();
         check(&host, &pod, &previous, sysctl).ok();
