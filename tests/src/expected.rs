@@ -597,6 +597,7 @@ pub const FAILURES: &[(&str, &[&str])] = &[
             "firewall_life::status_says_whether_pods_could_be_let_in",
         ],
     ),
+    ("has no chain of its own", &["firewall_backend::our_own_chain_may_be_given_the_policy_drop"]),
     (
         "needs iptables and ip6tables always, and starts them ten times",
         &[
@@ -659,6 +660,7 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         "ingressPolicy isolated came with 1.7",
         &[
             "examples::ingress_policy",
+            "firewall_backend::two_backends_side_by_side_do_not_forbid_iptables_its_table",
             "firewall_life::an_add_that_fails_leaves_nothing",
             "firewall_life::killed_at_any_moment_del_cleans",
             "firewall_policy::a_pod_without_addresses_can_be_isolated",
