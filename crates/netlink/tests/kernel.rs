@@ -462,6 +462,23 @@ fn maps_of_ports_and_what_is_done_with_them_read_as_meant() {
 }
 
 #[test]
+fn chains_of_dormant_tables_are_none() {
+    in_namespace(|| {
+        let nft = |words: &str| assert!(Command::new("nft").arg(words).status().unwrap().success(), "{words}");
+        let chain = "chain c { type filter hook forward priority 0; policy drop; };";
+        nft(&format!("table inet asleep {{ flags dormant; {chain} }}"));
+        nft(&format!("table inet awake {{ {chain} }}"));
+        let names = || -> Vec<String> {
+            let chains = Nft::open().unwrap().base_chains(&[Family::Ip, Family::Inet]).unwrap();
+            chains.into_iter().map(|chain| chain.table).collect()
+        };
+        assert_eq!(names(), ["awake"]);
+        nft("add table inet asleep");
+        assert_eq!(names().len(), 2);
+    });
+}
+
+#[test]
 fn elements_are_found_by_key_and_changed_only_by_who_knows_the_ruleset() {
     in_namespace(|| {
         let mut nft = Nft::open().unwrap();

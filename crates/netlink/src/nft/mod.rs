@@ -69,6 +69,7 @@ pub(crate) mod uapi {
     pub(crate) const SUBSYS: u16 = NFNL_SUBSYS_NFTABLES << 8;
 
     pub(crate) const NFT_MSG_NEWTABLE: u16 = 0;
+    pub(crate) const NFT_MSG_GETTABLE: u16 = 1;
     pub(crate) const NFT_MSG_NEWCHAIN: u16 = 3;
     pub(crate) const NFT_MSG_GETCHAIN: u16 = 4;
     pub(crate) const NFT_MSG_DELCHAIN: u16 = 5;
@@ -85,7 +86,9 @@ pub(crate) mod uapi {
     pub(crate) const NFT_MSG_GETGEN: u16 = 16;
 
     pub(crate) const NFTA_TABLE_NAME: u16 = 1;
+    pub(crate) const NFTA_TABLE_FLAGS: u16 = 2;
     pub(crate) const NFTA_TABLE_USERDATA: u16 = 6;
+    pub(crate) const NFT_TABLE_F_DORMANT: u32 = 1;
 
     pub(crate) const NFTA_CHAIN_TABLE: u16 = 1;
     pub(crate) const NFTA_CHAIN_NAME: u16 = 3;

@@ -138,10 +138,11 @@ impl Nft {
         Ok(self.socket.get(&request, is_missing, |m| (m.kind == SUBSYS | NFT_MSG_NEWCHAIN).then_some(()))?.is_some())
     }
 
-    /// All base chains of these families' tables.
+    /// All base chains of these families' tables, less those of dormant tables, which no packet comes by.
     pub fn base_chains(&mut self, families: &[Family]) -> Result<Vec<BaseChain>> {
         let mut all = Vec::new();
         for family in families {
+            let dormant = self.dormant_tables(*family)?;
             let found = self.socket.dump(
                 SUBSYS | NFT_MSG_GETCHAIN,
                 |w| {
@@ -149,9 +150,25 @@ impl Nft {
                 },
                 |m| read_base_chain(&m, *family),
             );
-            all.extend(none_if_missing(found)?);
+            all.extend(none_if_missing(found)?.into_iter().filter(|chain| !dormant.contains(&chain.table)));
         }
         Ok(all)
+    }
+
+    /// Names of the tables of the family that are switched off.
+    fn dormant_tables(&mut self, family: Family) -> Result<Vec<String>> {
+        let found = self.socket.dump(
+            SUBSYS | NFT_MSG_GETTABLE,
+            |w| {
+                w.header(&header(family.number(), 0));
+            },
+            |m| {
+                let attrs = (m.kind == SUBSYS | NFT_MSG_NEWTABLE).then(|| Attrs::behind(m.body, NFGENMSG_LEN))?;
+                let flags = attrs.find(NFTA_TABLE_FLAGS).and_then(u32_be)?;
+                (flags & NFT_TABLE_F_DORMANT != 0).then(|| attrs.string(NFTA_TABLE_NAME)).flatten()
+            },
+        );
+        none_if_missing(found)
     }
 
     /// The rules of a table, of one chain only if it is named; none if there is no such table.
