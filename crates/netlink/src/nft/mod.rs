@@ -12,7 +12,7 @@ mod table;
 
 pub use batch::{Batch, Field, Hook, SetType, joined};
 pub use rule::{Comparison, Offset, Part, RuleBody, Verdict};
-pub use table::{BaseChain, Element, Nft, Rule};
+pub use table::{BaseChain, Element, Expression, Nft, Rule};
 
 /// Comments of rules and elements hold at most this many bytes: with longer ones `nft -f` refuses to read back what
 /// `nft list ruleset` printed, and with it a host's whole firewall at boot.
@@ -134,6 +134,17 @@ pub(crate) mod uapi {
 
     pub(crate) const NFTA_EXPR_NAME: u16 = 1;
     pub(crate) const NFTA_EXPR_DATA: u16 = 2;
+
+    pub(crate) const NFTA_PAYLOAD_BASE: u16 = 2;
+    pub(crate) const NFTA_PAYLOAD_OFFSET: u16 = 3;
+    pub(crate) const NFTA_PAYLOAD_LEN: u16 = 4;
+    pub(crate) const NFTA_CMP_OP: u16 = 2;
+    pub(crate) const NFT_CMP_EQ: u32 = 0;
+    pub(crate) const NFTA_CMP_DATA: u16 = 3;
+    pub(crate) const NFTA_MATCH_NAME: u16 = 1;
+    pub(crate) const NFTA_MATCH_REV: u16 = 2;
+    pub(crate) const NFTA_MATCH_INFO: u16 = 3;
+    pub(crate) const NFTA_IMMEDIATE_DATA: u16 = 2;
 
     pub(crate) const NFTA_GEN_ID: u16 = 1;
 }

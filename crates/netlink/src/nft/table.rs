@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 
 use super::batch::{Batch, write_key};
-use super::rule::Verdict;
+use super::rule::{Offset, Verdict};
 use super::uapi::*;
 use super::{Family, header, read_comment};
 use crate::wire::{ACK, Attrs, Message, Request, u32_be, u64_be};
@@ -49,11 +49,64 @@ impl Rule {
             .collect()
     }
 
+    /// What it does, step by step. Two rules that do the same in other words are not the same by this.
+    #[must_use]
+    pub fn steps(&self) -> Vec<Expression> {
+        self.parsed_expressions().map(|(name, data)| Expression::read(name, data)).collect()
+    }
+
     fn parsed_expressions(&self) -> impl Iterator<Item = (String, Attrs<'_>)> {
         Attrs(&self.expressions).filter_map(|(_, expression)| {
             let expression = Attrs(expression);
             Some((expression.string(NFTA_EXPR_NAME)?, expression.nested(NFTA_EXPR_DATA)))
         })
+    }
+}
+
+/// One step of a rule, as far as rules can be compared by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expression {
+    /// Takes some of the packet's bytes.
+    Packet(Offset),
+    /// Goes on if what was taken is this.
+    Equals(Vec<u8>),
+    /// Goes on if a match of x_tables says so.
+    Match {
+        /// Its name.
+        name: String,
+        /// Which of its forms.
+        revision: u32,
+        /// What it is told, as only that form knows it; padded.
+        data: Vec<u8>,
+    },
+    /// Counts.
+    Counter,
+    /// Ends.
+    Verdict(Verdict),
+    /// Anything else, by its name.
+    Other(String),
+}
+
+impl Expression {
+    fn read(name: String, data: Attrs<'_>) -> Self {
+        let number = |kind| data.find(kind).and_then(u32_be);
+        let known = match name.as_str() {
+            "payload" => match (number(NFTA_PAYLOAD_BASE), number(NFTA_PAYLOAD_OFFSET), number(NFTA_PAYLOAD_LEN)) {
+                (Some(base), Some(at), Some(len)) => Some(Self::Packet(Offset { base, at, len })),
+                _ => None,
+            },
+            "cmp" if number(NFTA_CMP_OP) == Some(NFT_CMP_EQ) => {
+                data.nested(NFTA_CMP_DATA).find(NFTA_DATA_VALUE).map(|value| Self::Equals(value.to_vec()))
+            }
+            "match" => match (data.string(NFTA_MATCH_NAME), number(NFTA_MATCH_REV), data.find(NFTA_MATCH_INFO)) {
+                (Some(name), Some(revision), Some(data)) => Some(Self::Match { name, revision, data: data.to_vec() }),
+                _ => None,
+            },
+            "counter" => Some(Self::Counter),
+            "immediate" => verdict(data.nested(NFTA_IMMEDIATE_DATA)).map(Self::Verdict),
+            _ => None,
+        };
+        known.unwrap_or(Self::Other(name))
     }
 }
 
