@@ -98,6 +98,7 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         &[
             "bandwidth_add::two_attachments_of_a_container_have_an_ifb_each",
             "bandwidth_verbs::an_unmarked_ifb_is_not_taken_from_its_user",
+            "bandwidth_verbs::without_a_result_an_unmarked_ifb_is_its_users",
         ],
     ),
     ("panics without prevResult", &["bandwidth_add::without_a_previous_result_it_says_that_it_is_chained"]),

@@ -166,3 +166,8 @@ pub(crate) fn own_ifbs(socket: &mut Socket, end: &Link, attachment: &Attachment)
     let is_own = |link: &Link, owner| owner == Owner::Own || owner == Owner::Unmarked && is_used(link);
     Ok(candidates.into_iter().filter(|(link, owner)| is_own(link, *owner)).map(|(link, _)| link).collect())
 }
+
+/// Whether what a link receives goes to the ifb.
+pub(crate) fn redirects_to(socket: &mut Socket, link: &Link, ifb: &Link) -> netlink::Result<bool> {
+    Ok(tc::filters(socket, link.index)?.iter().any(|f| f.redirects.contains(&ifb.index)))
+}

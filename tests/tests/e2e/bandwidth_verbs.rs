@@ -343,3 +343,35 @@ fn an_unmarked_ifb_is_not_taken_from_its_user() {
         assert!(ifbs(&host).is_empty());
     });
 }
+
+/// Runtimes pass no result to a DEL of a config before 0.4.0.
+#[test]
+fn without_a_result_an_unmarked_ifb_is_its_users() {
+    case(|| {
+        let bridge = config::bridge();
+        let one_way = json!({ "ingressRate": 8_000_000, "ingressBurst": 80_000 });
+        for (second, keeps_pair) in [(config(limits()), true), (config(one_way), true), (config(limits()), false)] {
+            let host = Host::new();
+            let mut pod = host.pod();
+            let first = host.reference("bridge").pod(&pod).config(&bridge).add().result();
+            let first = host.reference("bandwidth").pod(&pod).config_with(&config(limits()), &first).add().result();
+            "net1".clone_into(&mut pod.ifname);
+            let without_routes = with(&bridge, json!({ "ipam": { "routes": null } }));
+            let result = host.plugin("bridge").pod(&pod).config(&without_routes).add().result();
+            host.plugin("bandwidth").pod(&pod).config_with(&second, &result).add().ok();
+            if !keeps_pair {
+                host.plugin("bridge").pod(&pod).config_with(&bridge, &result).del().ok();
+            }
+            for _ in 0..2 {
+                host.plugin("bandwidth").pod(&pod).config(&second).del().ok();
+                assert_eq!(ifbs(&host).len(), 1, "{second} {keeps_pair}");
+            }
+            "eth0".clone_into(&mut pod.ifname);
+            host.plugin("bandwidth").pod(&pod).config_with(&config(limits()), &first).check().ok();
+            // Whether the namespace can be asked or not.
+            let netns = if keeps_pair { pod.path.clone() } else { String::new() };
+            host.plugin("bandwidth").pod(&pod).netns(&netns).config(&config(limits())).del().ok();
+            assert!(ifbs(&host).is_empty());
+        }
+    });
+}
