@@ -115,6 +115,7 @@ pub const FAILURES: &[(&str, &[&str])] = &[
             "bandwidth_verbs::a_second_add_replaces_the_first",
             "bandwidth_verbs::del_leaves_a_link_as_it_was",
             "bandwidth_verbs::killed_at_any_moment_del_cleans_and_add_works",
+            "bandwidth_verbs::limits_that_the_config_no_longer_has",
         ],
     ),
     ("undoes nothing", &["bandwidth_verbs::a_result_that_nobody_can_read_undoes_everything"]),
