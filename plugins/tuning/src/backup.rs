@@ -7,11 +7,11 @@
 //! it: what the reference's second ADD overwrites with tuned values, the record still has.
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use cni::{Attachment, decode};
-use host::fsutil;
+use host::fsutil::{self, is_missing};
 use host::netns::NetNs;
 use serde::{Deserialize, Serialize};
 
@@ -217,14 +217,9 @@ fn read_record(path: &Path) -> io::Result<Record> {
 
 fn remove(file: &Path) -> io::Result<()> {
     match fsutil::remove(file) {
-        Err(error) if !is_missing(&error) => Err(io::Error::new(error.kind(), format!("{}: {error}", file.display()))),
-        _ => Ok(()),
+        Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", file.display()))),
+        Ok(_) => Ok(()),
     }
-}
-
-/// Nothing is there, nor can be: a part of the path is missing, or is no folder.
-fn is_missing(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 /// As Go's `json.MarshalIndent(…, "", " ")` writes it.
