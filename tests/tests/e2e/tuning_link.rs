@@ -348,7 +348,7 @@ fn a_second_add_that_fails_keeps_what_the_first_one_kept() {
 }
 
 /// Skips the test unless it can be said which request to the kernel is the plugin's third.
-fn needs_countable_requests(host: &Host) {
+pub(crate) fn needs_countable_requests(host: &Host) {
     if is_reference() {
         tests::skip("a Go program's requests come from whichever of its threads");
     }
