@@ -552,6 +552,10 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         &["tuning_link::check_does_not_mind_who_else_looks", "tuning_sysctl::check_compares_what_values_mean"],
     ),
     ("CHECK of tuning looks for an interface of the name IFNAME", &["examples::tuning"]),
+    (
+        "tuning does not clear a list, and CHECK fails for empty values",
+        &["tuning_sysctl::an_empty_value_leaves_a_setting_alone_and_clears_a_list"],
+    ),
     ("CHECK of tuning reads what can only be written", &["tuning_sysctl::one_that_can_only_be_written_is_written"]),
     (
         "txQLen and the list of allowed sysctls came after 1.1.1",
