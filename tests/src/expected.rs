@@ -539,6 +539,7 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         &[
             "tuning_link::a_path_that_leads_to_another_pod_by_now_changes_nothing_there",
             "tuning_link::a_restarted_container_gets_nothing_of_its_predecessor",
+            "tuning_verbs::two_attachments_of_one_file_name",
             "tuning_verbs::del_of_another_network_leaves_the_backup",
         ],
     ),
@@ -574,7 +575,9 @@ pub const FAILURES: &[(&str, &[&str])] = &[
     (
         "tuning of 1.1.1 has no GC and no STATUS",
         &[
+            "tuning_verbs::a_stale_record_does_not_hide_what_the_reference_has_kept",
             "tuning_verbs::gc_removes_exactly_the_stale_backups_of_its_network",
+            "tuning_verbs::gc_removes_what_a_killed_add_was_writing",
             "tuning_verbs::status_says_why_add_could_not_work",
         ],
     ),

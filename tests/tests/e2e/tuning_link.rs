@@ -25,7 +25,7 @@ pub(crate) fn linked(host: &Host) -> (Pod, Value) {
     (pod, result)
 }
 
-fn make_link(host: &Host, pod: &Pod) -> Value {
+pub(crate) fn make_link(host: &Host, pod: &Pod) -> Value {
     let host_end = format!("v-{}", pod.id);
     host.run(&format!("ip link add {host_end} type veth peer name eth0 netns {}", pod.ns.path()));
     host.run(&format!("ip link set {host_end} up"));
