@@ -113,6 +113,7 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         "a second ADD and one that was killed: file exists; DEL leaves the queueing disciplines to the link",
         &[
             "bandwidth_verbs::a_second_add_replaces_the_first",
+            "bandwidth_verbs::check_knows_the_buckets_of_low_rates",
             "bandwidth_verbs::del_leaves_a_link_as_it_was",
             "bandwidth_verbs::killed_at_any_moment_del_cleans_and_add_works",
             "bandwidth_verbs::limits_that_the_config_no_longer_has",
