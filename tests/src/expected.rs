@@ -112,6 +112,7 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         "a second ADD and one that was killed: file exists; DEL leaves the queueing disciplines to the link",
         &[
             "bandwidth_verbs::a_second_add_replaces_the_first",
+            "bandwidth_verbs::check_knows_the_buckets_of_low_rates",
             "bandwidth_verbs::del_leaves_a_link_as_it_was",
             "bandwidth_verbs::killed_at_any_moment_del_cleans_and_add_works",
         ],
@@ -367,6 +368,7 @@ pub const FAILURES: &[(&str, &[&str])] = &[
             "portmap_check::every_rule_and_element_that_is_gone_is_noticed",
             "portmap_conflict::an_element_that_says_nothing_of_its_owner_is_respected",
             "portmap_conflict::mappings_under_different_conditions_do_not_conflict",
+            "portmap_conflict::who_shares_conditions_keeps_them_when_another_goes",
             "portmap_del::the_ports_of_others_are_not_looked_at",
             "portmap_gc::other_networks_and_the_operators_elements_stay",
         ],
