@@ -17,9 +17,9 @@ use crate::{
 pub const CONTAINER_PORT: u16 = 80;
 /// The name by which the server in the pod answers.
 pub const NAME: &str = "pod";
-/// The address of the first pod of [`plugins`].
+/// The address of the first pod of [`bridge()`].
 pub const POD4: &str = "10.22.0.2";
-/// The IPv6 address of the first pod of [`plugins`].
+/// The IPv6 address of the first pod of [`bridge()`].
 pub const POD6: &str = "fd00:22::2";
 
 /// IPv4 or IPv6: the addresses of one of them.

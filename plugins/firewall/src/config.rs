@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use cni::{AddResult, Call, Error, code};
+use cni::{AddResult, Call, Error};
 use netlink::nft::Family;
 use serde::Deserialize;
 
@@ -71,7 +71,7 @@ pub(crate) struct Plan {
 }
 
 impl Settings {
-    /// Errors: code 7, with the value that cannot be.
+    /// Errors (code 999, as with the reference): the value that cannot be.
     pub(crate) fn new(call: &Call) -> Result<Self, Error> {
         let config: Config = call.config()?;
         let or = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
@@ -172,7 +172,7 @@ fn unfit_chain(name: &str) -> Option<&'static str> {
 }
 
 fn invalid(text: String) -> Error {
-    Error::new(code::INVALID_CONFIG, text)
+    Error::internal(text)
 }
 
 #[cfg(test)]
@@ -216,7 +216,7 @@ mod tests {
             (r#""iptablesAdminChainName":"CNI-FORWARD","#, "something else"),
         ] {
             let error = plan(members).unwrap_err();
-            assert!(error.code == 7 && error.msg.contains(fragment), "{error}");
+            assert!(error.code == 999 && error.msg.contains(fragment), "{error}");
         }
         assert_eq!(plan(r#""ingressPolicy":"isolated","#).unwrap().bridge.as_deref(), Some("br0"));
     }

@@ -197,27 +197,22 @@ fn change_xtables(lines: impl Fn(&str) -> Vec<String>) -> std::result::Result<()
             continue;
         }
         // Without the programs on this host nobody of it (the reference, this plugin) can have made any.
-        let Some(saved) = run(family, "save", &["-t", TABLE], "")? else { continue };
+        let Some(saved) = ruleset::iptables::save(family, TABLE)? else { continue };
         let lines = lines(&saved);
         if !lines.is_empty() {
             let script = format!("*{TABLE}\n{}\nCOMMIT\n", lines.join("\n"));
-            run(family, "restore", &["--noflush", "--wait", "10"], &script)?;
+            restore(family, &script)?;
         }
     }
     Ok(())
 }
 
-/// `None`: there is no such program.
-fn run(family: Family, what: &str, arguments: &[&str], input: &str) -> std::result::Result<Option<String>, Error> {
-    let name = if family == Family::Ip { "iptables" } else { "ip6tables" };
-    let start = |program: &str| process::run(program, arguments, input.as_bytes(), PATIENCE + PATIENCE / 2);
-    let result = match start(&format!("{name}-legacy-{what}")) {
-        Err(process::Error::Start { .. }) => start(&format!("{name}-{what}")),
-        result => result,
-    };
-    match result {
-        Ok(output) => Ok(Some(output)),
-        Err(process::Error::Start { .. }) => Ok(None),
+/// `iptables-restore` may be the one that knows only nf_tables.
+fn restore(family: Family, script: &str) -> std::result::Result<(), Error> {
+    let legacy = if family == Family::Ip { "iptables-legacy-restore" } else { "ip6tables-legacy-restore" };
+    match process::run(legacy, &["--noflush", "--wait", "10"], script.as_bytes(), PATIENCE + PATIENCE / 2) {
+        Ok(_) => Ok(()),
+        Err(process::Error::Start { .. }) => ruleset::iptables::restore(family, script),
         Err(error) => Err(Error::internal(format!("failed to change the iptables rules: {error}"))),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -132,7 +133,18 @@ pub(crate) fn publish(host: &Host, port: u16, pod: &Pod, pod_port: u16) {
 /// Whether a connection to the address and port comes about in this time, with a server on its own port in a pod.
 pub(crate) fn connects(from: &impl Place, address: &str, port: u16, server: (&Pod, u16), within: Duration) -> bool {
     let any = if address.contains(':') { "[::]" } else { "0.0.0.0" };
-    let _listener = server.0.enter(|| TcpListener::bind(format!("{any}:{}", server.1)).unwrap());
+    // Connections to an earlier listener may take a moment to be gone.
+    let listen = || TcpListener::bind(format!("{any}:{}", server.1)).ok();
+    let _listener = server.0.enter(|| {
+        (0..500)
+            .find_map(|_| {
+                listen().or_else(|| {
+                    thread::sleep(Duration::from_millis(10));
+                    None
+                })
+            })
+            .unwrap()
+    });
     let target = SocketAddr::new(address.parse().unwrap(), port);
     let start = Instant::now();
     // Anew, instead of waiting for TCP's own retransmissions, which take seconds.

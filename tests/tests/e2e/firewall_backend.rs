@@ -70,6 +70,45 @@ fn with_dockers_forward_policy_pods_pass() {
 }
 
 #[test]
+fn in_front_of_the_chains_of_ufw_and_docker_pods_pass() {
+    case(|| {
+        for chains in [
+            &[
+                "-N ufw-before-forward",
+                "-N ufw-reject-forward",
+                "-A ufw-before-forward -p icmp -j DROP",
+                "-A FORWARD -j ufw-before-forward",
+                "-A ufw-reject-forward -j REJECT",
+                "-A FORWARD -j ufw-reject-forward",
+            ][..],
+            &[
+                "-N DOCKER-USER",
+                "-N DOCKER-FORWARD",
+                "-A FORWARD -j DOCKER-USER",
+                "-A FORWARD -j DOCKER-FORWARD",
+                "-A DOCKER-USER -j RETURN",
+                "-A DOCKER-FORWARD -i docker0 -j ACCEPT",
+            ][..],
+        ] {
+            let host = Host::new();
+            host.outside();
+            drop_by_iptables(&host);
+            for rule in chains {
+                host.run(&format!("iptables {rule}"));
+            }
+            let chain = Chain::new(&host, json!({}));
+            let pod = host.pod();
+            let result = chain.connect(&pod);
+            assert_silent(&pod, SERVER4);
+            chain.call(&pod, &result).add().ok();
+            assert_reaches(&pod, SERVER4);
+            chain.call(&pod, &result).del().ok();
+            assert_silent(&pod, SERVER4);
+        }
+    });
+}
+
+#[test]
 fn the_chains_are_the_references() {
     case(|| {
         let host = Host::new();
@@ -256,6 +295,11 @@ fn sixteen_pods_at_once_have_one_jump() {
     case(|| {
         let host = Host::new();
         drop_by_iptables(&host);
+        for program in ["iptables", "ip6tables"] {
+            // As after a reload of ufw, which has flushed FORWARD alone.
+            host.run(&format!("{program} -N CNI-FORWARD"));
+            host.run(&format!("{program} -N CNI-ADMIN"));
+        }
         let chain = Chain::new(&host, json!({}));
         let pods: Vec<_> = (0..16).map(|_| host.pod()).collect();
         let results: Vec<Value> = pods.iter().map(|pod| chain.connect(pod)).collect();

@@ -440,9 +440,9 @@ fn values_that_cannot_be_are_refused_with_nothing_done() {
         let result = chain.connect(&pod);
         let before = host.snapshot();
         for (keys, code, fragment) in [
-            (json!({ "ingressPolicy": "closed" }), 7, "closed|same-bridge"),
-            (json!({ "iptablesAdminChainName": "a chain" }), 7, "a chain"),
-            (json!({ "iptablesAdminChainName": "CNI-FORWARD" }), 7, "CNI-FORWARD"),
+            (json!({ "ingressPolicy": "closed" }), 999, "closed|same-bridge"),
+            (json!({ "iptablesAdminChainName": "a chain" }), 999, "a chain"),
+            (json!({ "iptablesAdminChainName": "CNI-FORWARD" }), 999, "CNI-FORWARD"),
             (json!({ "iptablesAdminChainName": 5 }), 999, "iptablesAdminChainName"),
             (json!({ "backend": true }), 999, "backend"),
             (json!({ "firewalldZone": [] }), 999, "firewalldZone"),

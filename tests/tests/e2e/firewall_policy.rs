@@ -234,7 +234,7 @@ fn what_is_no_bridge_is_refused_with_nothing_done() {
             host.assert_nothing_made(&before);
         }
         let wrong = chain.with(json!({ "ingressPolicy": "closed" }));
-        wrong.call(&pod, &result).add().failure().is(7, "closed|same-bridge");
+        wrong.call(&pod, &result).add().failure().is(999, "closed|same-bridge");
         host.assert_nothing_made(&before);
         wrong.call(&pod, &result).del().ok();
     });

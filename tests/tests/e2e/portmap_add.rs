@@ -43,7 +43,7 @@ pub(crate) fn add(host: &Host, pod: &Pod, config: &Value, result: &Value) -> Rep
 
 /// The elements of a set or map of ours as `key [: value]`, sorted; none if there is no such set.
 pub(crate) fn elements(host: &Host, family: &str, set: &str) -> Vec<String> {
-    raw(host, family, set).iter().map(|element| text(element)).collect::<BTreeSet<_>>().into_iter().collect()
+    raw(host, family, set).iter().map(text).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// The comments of the elements.
@@ -301,8 +301,7 @@ fn a_result_that_nobody_can_read_undoes_everything() {
             add(&host, &pod, &config, &result).ok();
             call(&host, &pod, &config, &result).del().ok();
             let before = host.snapshot();
-            let mut outputs = [full().into(), unread()].into_iter();
-            while let Some(output) = outputs.next() {
+            for output in [full().into(), unread()] {
                 let reply = call(&host, &pod, &config, &result).stdout(output).add();
                 assert!(reply.status.code().is_some_and(|code| code != 0), "{reply}");
                 host.assert_as(&before);

@@ -486,3 +486,58 @@ pub(crate) fn push_conditional_removal(batch: &mut Batch, family: Family, rules:
     }
     batch.delete_set(family, TABLE, set);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::{plan, with_ports};
+
+    #[test]
+    fn elements_are_read_back() {
+        let plan = with_ports(
+            r#"{"hostPort":8080,"containerPort":80,"protocol":"tcp"},
+               {"hostPort":53,"containerPort":5353,"protocol":"udp","hostIP":"192.0.2.1"},
+               {"hostPort":54,"containerPort":5353,"protocol":"udp","hostIP":"2001:db8::1"}"#,
+        )
+        .unwrap();
+        for (pod, at) in [("10.0.0.2/24", "192.0.2.1"), ("fd00::2/64", "2001:db8::1")] {
+            let target = Target { plan: &plan, pod: pod.parse().unwrap() };
+            let all = elements(&target);
+            let entries: Vec<_> = all.iter().filter_map(|w| read_entry(&w.set, &w.key)).collect();
+            let port = if target.family() == Family::Ip { 53 } else { 54 };
+            assert_eq!(entries, [(Protocol::Tcp, 8080, None), (Protocol::Udp, port, Some(at.parse().unwrap()))]);
+            let values: Vec<_> = all.iter().filter_map(|w| read_value(w.value.as_deref()?)).collect();
+            assert_eq!(values, [(target.pod.addr(), 80), (target.pod.addr(), 5353)]);
+            assert_eq!(all.iter().filter(|w| w.set == SNAT).count(), 2);
+            assert!(all.iter().all(|w| is_ours(&w.set) && !is_conditional(&w.set)));
+        }
+        assert_eq!(read_entry(ANY, &[6, 0, 0]), None);
+        assert_eq!(read_entry(ANY, &[7, 0, 0, 0, 0, 80, 0, 0]), None);
+        assert_eq!(read_value(&[1, 2]), None);
+    }
+
+    #[test]
+    fn a_port_of_the_pod_is_masqueraded_once_and_not_without_snat() {
+        let ports = r#""runtimeConfig":{"portMappings":[
+            {"hostPort":1,"containerPort":80,"protocol":"tcp"},{"hostPort":2,"containerPort":80,"protocol":"tcp"}]}"#;
+        for (members, sets) in [("", &[SNAT][..]), (",\"snat\":false", &[]), (",\"masqAll\":true", &[SNAT, SNAT_ALL])] {
+            let plan = plan(&format!("{ports}{members}")).unwrap();
+            let all = elements(&Target { plan: &plan, pod: "10.0.0.2/24".parse().unwrap() });
+            let of: Vec<_> = all.iter().filter(|w| w.value.is_none()).map(|w| w.set.as_str()).collect();
+            assert_eq!(of, sets);
+        }
+    }
+
+    #[test]
+    fn names_and_comments_fit_into_what_the_kernel_and_nft_take() {
+        let plan = plan(r#""conditionsV6":["-s","fd00::/8"]"#).unwrap();
+        let mapping =
+            with_ports(r#"{"hostPort":1,"containerPort":1,"protocol":"tcp","hostIP":"::1"}"#).unwrap().mappings[0];
+        let (set, _) = entry(&mapping, plan.conditions(Family::Ip6));
+        assert!(
+            set.starts_with(AT_IF) && set.len() < 32 && conditional_comment(&set).len() <= netlink::nft::MAX_COMMENT
+        );
+        let longest = subnet_rule("fd00:1111:2222:3333:4444:5555:6666:7777/128".parse().unwrap());
+        assert!(longest.comment.len() <= netlink::nft::MAX_COMMENT);
+    }
+}
