@@ -119,6 +119,31 @@ pub(crate) fn install(
     Ok(host)
 }
 
+/// Makes way for the ports where the other backend publishes them: what is here would come first.
+///
+/// Errors: a port is another attachment's that is not certainly gone; nothing was changed then.
+pub(crate) fn make_way(
+    nft: &mut Nft,
+    route: &mut Socket,
+    request: &Request<'_>,
+    plan: &Plan,
+) -> std::result::Result<(), Error> {
+    let mut outcome = Ok(Vec::new());
+    ruleset::transaction("looking for the ports in nf_tables", || {
+        let generation = match nft.generation() {
+            Err(error) if ruleset::is_unsupported(&error) => return Ok(()),
+            generation => generation?,
+        };
+        let mut batch = Batch::if_generation(generation);
+        outcome = takeover::clear(nft, route, request, &mut batch)?.map(|cleared| cleared.notices);
+        if outcome.is_ok() { nft.commit(batch) } else { Ok(()) }
+    })?;
+    for notice in outcome? {
+        host::syslog::notice("portmap", &notice);
+    }
+    remove(nft, request.attachment, Some(plan), |_, _| Ok(())).map(drop)
+}
+
 /// What the kernel says where it has done nothing of a commit; other errors may be about its answer.
 const REFUSALS: [Errno; 10] = [
     Errno::ERESTART,
