@@ -1,6 +1,6 @@
 //! ADD: one transaction. Whatever fails, all that this call changed is what it was.
 
-use cni::{AddResult, Call, Error};
+use cni::{AddResult, Attachment, Call, Error};
 use host::netns::NetNs;
 use host::undo::Undo;
 use netlink::Socket;
@@ -16,9 +16,6 @@ use crate::{allowlist, sysctl};
 const IPV6_MIN_MTU: u32 = 1280;
 
 pub(crate) fn add(call: &Call) -> Result<(), Error> {
-    if host::stdio::stdout_was_closed() {
-        return Err(Error::new(cni::code::IO_FAILURE, host::stdio::NO_STDOUT));
-    }
     let plan = Plan::new(call)?;
     allowlist::check(&plan.sysctls)?;
     let previous = required_result(call)?;
@@ -31,18 +28,18 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     let mut undo = Undo::new();
     if !plan.sysctls.is_empty() {
         sysctl::apply(&netns, &plan.sysctls, &mut undo)?;
-        step()?;
+        plugin::step()?;
     }
     if let Some((mut socket, link)) = link {
         warn_of_small_mtu(&plan, &previous);
         back_up(call, &plan, pod, &link, &mut undo)?;
-        step()?;
+        plugin::step()?;
         set(pod, &mut socket, link, &plan.attributes, &mut undo)?;
         if let Some(mac) = plan.attributes.mac {
             tell(&mut result, call, &netns, &host::mac::format(mac));
         }
     }
-    step()?;
+    plugin::step()?;
     call.reply(&result)?;
     undo.disarm();
     Ok(())
@@ -54,13 +51,6 @@ pub(crate) fn required_result(call: &Call) -> Result<AddResult, Error> {
         Error::internal("Required prevResult missing").with_details(
             "tuning changes an interface that another plugin has made: it belongs into a list, behind that plugin",
         )
-    })
-}
-
-/// Between two steps: whether a signal asks to end.
-fn step() -> Result<(), Error> {
-    host::signal::pending().map_or(Ok(()), |signal| {
-        Err(Error::new(cni::code::TRY_AGAIN, format!("interrupted by {signal}; what this call had changed is undone")))
     })
 }
 
@@ -78,10 +68,14 @@ fn warn_of_small_mtu(plan: &Plan, previous: &AddResult) {
 /// tuned by now.
 fn back_up<'a>(call: &Call, plan: &Plan, pod: Pod<'a>, link: &Link, undo: &mut Undo<'a>) -> Result<(), Error> {
     let store = Store::new(plan.data_dir.clone());
+    let found = store.find(pod.attachment);
+    if let Some(other) = found.others_record(pod.attachment) {
+        refuse_collision(pod.attachment, other)?;
+    }
     let before = store.snapshot(pod.attachment);
     let id = LinkId::new(pod.netns, link.index);
     let present = Attributes::of(link).only(&plan.attributes);
-    let originals = match store.find(pod.attachment).of_earlier_add(&id) {
+    let originals = match found.of_earlier_add(&id) {
         Some(kept) => kept.or(&present),
         None => present,
     };
@@ -96,6 +90,24 @@ fn back_up<'a>(call: &Call, plan: &Plan, pod: Pod<'a>, link: &Link, undo: &mut U
         ))
         .with_details("without it DEL could not restore the interface; set another dataDir")
     })
+}
+
+/// The file's name, which is the reference's, does not keep ("a_b", "c") and ("a", "b_c") apart: what is kept of a link
+/// that still exists must not be lost.
+fn refuse_collision(attachment: &Attachment, record: &Record) -> Result<(), Error> {
+    let other = record.attachment();
+    if (&other.container_id, &other.ifname) == (&attachment.container_id, &attachment.ifname) {
+        return Ok(());
+    }
+    let Ok(netns) = NetNs::open(record.netns()) else { return Ok(()) };
+    match (Pod { netns: &netns, attachment: &other, result: None }).of(record) {
+        None => Ok(()),
+        Some(_) => Err(Error::internal(format!(
+            "failed to keep what \"{}\" was before: the file of that name is that of \"{}\" of container {}",
+            attachment.ifname, other.ifname, other.container_id
+        ))
+        .with_details("another dataDir keeps them apart")),
+    }
 }
 
 fn set<'a>(
@@ -119,7 +131,7 @@ fn set<'a>(
     for attribute in wanted.list() {
         pod.set(socket, &link, attribute)
             .map_err(|e| Error::internal(format!("failed to set {attribute} of \"{}\": {e}", link.name)))?;
-        step()?;
+        plugin::step()?;
     }
     Ok(())
 }

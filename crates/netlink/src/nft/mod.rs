@@ -19,7 +19,7 @@ pub use table::{BaseChain, Element, Expression, Nft, Rule};
 pub const MAX_COMMENT: usize = 127;
 
 /// Address family of a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     /// IPv4.
     Ip,
