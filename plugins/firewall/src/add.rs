@@ -36,7 +36,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     let mut undo = Undo::new();
     let is_shared = needs.firewalld.is_some() || !needs.iptables.is_empty();
     let _lock = if is_shared { Some(lock::firewall()?) } else { None };
-    let sources = foresee_sources(&mut needs, &plan)?;
+    let sources = foresee_sources(&mut nft, &mut needs, &plan)?;
     if !has_elements(&mut nft, &attachment, &plan)? {
         // Before anything is done: what is not certain to have failed may have happened.
         let (owner, zone) = (attachment.clone(), plan.settings.zone.clone());
@@ -91,17 +91,30 @@ fn step() -> Result<(), Error> {
     }
 }
 
-/// The addresses that will be sources of our zone: all but those that somebody has put into another.
-fn foresee_sources(needs: &mut Needs, plan: &Plan) -> Result<Vec<IpAddr>, Error> {
+/// The addresses that this call will make sources of our zone: all but those that somebody else has put there, or into
+/// another.
+fn foresee_sources(nft: &mut Nft, needs: &mut Needs, plan: &Plan) -> Result<Vec<IpAddr>, Error> {
     let Some(firewalld) = &mut needs.firewalld else { return Ok(Vec::new()) };
     let mut sources = Vec::new();
     for address in &plan.addresses {
         match firewalld.zone_of(*address)? {
             Some(zone) if zone != plan.settings.zone => tell_elsewhere(*address, &zone),
+            Some(_) if !is_pods_source(nft, *address)? => {}
             _ => sources.push(*address),
         }
     }
     Ok(sources)
+}
+
+/// Whether an earlier ADD, of this pod or of one that had the address before, has made it a source.
+fn is_pods_source(nft: &mut Nft, address: IpAddr) -> Result<bool, Error> {
+    let element = pods::element(pods::SOURCES, address);
+    match nft.element(element.family, TABLE, &element.set, &element.key) {
+        Err(error) if ruleset::is_unsupported(&error) => Ok(false),
+        found => Ok(found
+            .map_err(|e| Error::internal(format!("failed to read {} of nf_tables: {e}", element.set)))?
+            .is_some()),
+    }
 }
 
 fn add_source(firewalld: &mut Firewalld, zone: &str, source: IpAddr) -> Result<(), Error> {
@@ -155,7 +168,7 @@ fn install_elements(
     skeletons.extend(ingress::skeletons(&policy));
     skeletons.sort_by_key(|skeleton| skeleton.family());
     let mut elements: Vec<NewElement> = plan.addresses.iter().map(|a| pods::element(pods::PODS, *a)).collect();
-    elements.extend(sources.iter().map(|a| pods::element(pods::SOURCES, *a)));
+    elements.extend(sources.iter().map(|a| pods::source(*a, &plan.settings.zone)));
     let families: Vec<Family> =
         plan.families().filter(|family| policy.iter().any(|element| element.family == *family)).collect();
     elements.extend(policy);

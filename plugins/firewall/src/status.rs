@@ -18,7 +18,10 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
     }
     // A host where only IPv6 is dropped can still run most pods.
     for (family, code) in [(Family::Ip, code::NOT_AVAILABLE), (Family::Ip6, code::LIMITED_CONNECTIVITY)] {
-        let needs = forward::needs(&mut nft, &settings, [family].into_iter()).map_err(|e| with_code(code, e))?;
+        let mut needs = forward::needs(&mut nft, &settings, [family].into_iter()).map_err(|e| with_code(code, e))?;
+        if let Some(firewalld) = &mut needs.firewalld {
+            firewalld.check_zone(&settings.zone).map_err(|e| with_code(code::NOT_AVAILABLE, e))?;
+        }
         for (family, place) in needs.iptables {
             iptables::is_usable(family, place).map_err(|e| with_code(code, e))?;
         }
