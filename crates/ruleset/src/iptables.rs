@@ -34,13 +34,13 @@ pub fn restore(family: Family, script: &str) -> Result<(), Error> {
 pub fn save(family: Family, table: &str) -> Result<Option<String>, Error> {
     let legacy = if family == Family::Ip { "iptables-legacy-save" } else { "ip6tables-legacy-save" };
     let saved = match process::run(legacy, &["-t", table], b"", PATIENCE) {
-        Err(process::Error::Start { .. }) => process::run(program(family, "-save"), &["-t", table], b"", PATIENCE)
+        Err(error) if error.is_absent() => process::run(program(family, "-save"), &["-t", table], b"", PATIENCE)
             .map(|s| Some(s).filter(|s| !is_of_nf_tables(s))),
         saved => saved.map(Some),
     };
     match saved {
         Ok(saved) => Ok(saved),
-        Err(process::Error::Start { .. }) => Ok(None),
+        Err(error) if error.is_absent() => Ok(None),
         Err(error) => Err(Error::internal(format!("failed to read the iptables rules: {error}"))),
     }
 }
