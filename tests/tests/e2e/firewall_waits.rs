@@ -18,7 +18,7 @@ const WHILE: Duration = Duration::from_millis(300);
 
 /// A program in front of iptables' own: it says that it has started, and then does this.
 fn wrap(host: &Host, program: &str, commands: &str) {
-    let script = format!("#!/bin/sh\necho >>/run/test/started\n{commands}\nexec /usr/sbin/{program} \"$@\"\n");
+    let script = format!("#!/bin/sh\necho started >>/run/test/started\n{commands}\nexec /usr/sbin/{program} \"$@\"\n");
     host.write(&format!("/run/test/bin/{program}"), &script);
     host.run(&format!("chmod +x /run/test/bin/{program}"));
 }
@@ -83,7 +83,7 @@ fn a_program_that_hangs_is_waited_for_once_and_others_outlive_it() {
     case(|| {
         let host = Host::new();
         host.run("iptables -P FORWARD DROP");
-        wrap(&host, "iptables-nft-restore", "test -e /run/test/hung || { echo >/run/test/hung; exec sleep 100; }");
+        wrap(&host, "iptables-nft-restore", "test -e /run/test/hung || { echo hung >/run/test/hung; exec sleep 100; }");
         let mut chain = Chain::new(&host, json!({}));
         chain.network = tests::config::bridge();
         let pods = [host.pod(), host.pod()];
