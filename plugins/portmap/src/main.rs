@@ -7,6 +7,7 @@ mod config;
 mod del;
 mod flows;
 mod gc;
+mod guard;
 mod hairpin;
 mod iptables;
 mod listeners;

@@ -199,3 +199,53 @@ fn rules_of_legacy_iptables_are_removed() {
         assert!(!host.run("ip6tables-legacy-save -t nat").contains("CNI-DN-"));
     });
 }
+
+/// kubernetes#90259: what `route_localnet` opens is closed to the neighbours, with this backend as well.
+#[test]
+fn the_loopback_is_guarded_by_the_same_chain_as_with_our_own_tables() {
+    case(|| {
+        let host = Host::new();
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        let guard = || host.try_run("nft list chain ip oxbridge ports-guard").unwrap_or_default();
+        let config = of(&[tcp(8080, 80)]);
+        add(&host, &pod, &with(&config, json!({ "snat": false })), &result).ok();
+        assert_eq!(guard(), "");
+        add(&host, &pod, &config, &result).ok();
+        let whole = guard();
+        assert!(whole.matches("drop").count() == 2 && whole.contains("127.0.0.0/8"), "{whole}");
+        call(&host, &pod, &config, &result).check().ok();
+        for change in ["nft flush chain ip oxbridge ports-guard", "nft delete table ip oxbridge"] {
+            host.run(change);
+            call(&host, &pod, &config, &result).check().failure().is(999, "127.0.0.0/8|ports-guard");
+            add(&host, &pod, &config, &result).ok();
+            assert_eq!(guard(), whole);
+            call(&host, &pod, &config, &result).check().ok();
+        }
+        // The other backend finds it whole.
+        let second = host.pod();
+        let of_second = attach(&host, &second);
+        add(&host, &second, &crate::portmap_add::config(&[tcp(8081, 80)]), &of_second).ok();
+        assert_eq!(guard(), whole);
+    });
+}
+
+/// The pod's address may be behind the link of the default route: the whole LAN would be let in.
+#[test]
+fn no_link_to_a_gateway_is_opened_for_the_loopback() {
+    case(|| {
+        for backend in ["nftables", "iptables"] {
+            let host = Host::new();
+            let pod = host.pod();
+            host.outside();
+            let uplink = tests::traffic::outside::UPLINK;
+            let result = json!({ "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0", "sandbox": pod.path }],
+                "ips": [{ "address": "10.99.0.2/24", "interface": 0 }] });
+            let config = with(&of(&[tcp(8080, 80)]), json!({ "backend": backend }));
+            add(&host, &pod, &config, &result).ok();
+            call(&host, &pod, &config, &result).check().ok();
+            let path = format!("/proc/sys/net/ipv4/conf/{uplink}/route_localnet");
+            assert_eq!(host.enter(|| std::fs::read_to_string(&path).unwrap()), "0\n", "{backend}");
+        }
+    });
+}

@@ -630,29 +630,37 @@ fn in_ipvs_mode_everyone_is_served_as_well() {
 }
 
 /// kubernetes#90259: with `route_localnet`, what listens at 127.0.0.1 is open to neighbours.
-#[test]
-fn neighbours_do_not_reach_what_listens_at_127_0_0_1() {
-    case(|| {
-        let node = node(&json!({}));
-        let _private = Server::start(&node.host, "private", at("127.0.0.1", 9999));
-        let attacker = &node.sibling;
-        attacker.enter(|| std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap());
-        attacker.run(&format!("ip route add 127.0.0.0/8 via {}", V4.gateway));
-        let outside = node.host.outside();
-        outside.run("ip link set lo down");
-        outside.run("ip address flush dev lo");
-        outside.enter(|| std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap());
-        outside.run(&format!("ip route add 127.0.0.0/8 via {}", V4.host));
-        for transport in Transport::ALL {
-            for port in [9999, ANY, LOOPBACK_ONLY] {
-                assert_eq!(ask_briefly(attacker, transport, at("127.0.0.1", port)), None, "{transport} {port}");
-                assert_eq!(ask_briefly(outside, transport, at("127.0.0.1", port)), None, "{transport} {port}");
-            }
+fn neighbours_do_not_reach_what_listens_at_127_0_0_1(backend: &str) {
+    let node = Node::new(&mappings(), &json!({}), &json!({ "backend": backend }));
+    let _private = Server::start(&node.host, "private", at("127.0.0.1", 9999));
+    let attacker = &node.sibling;
+    attacker.enter(|| std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap());
+    attacker.run("ip address flush dev lo");
+    attacker.run(&format!("ip route add 127.0.0.0/8 via {}", V4.gateway));
+    let outside = node.host.outside();
+    outside.run("ip link set lo down");
+    outside.run("ip address flush dev lo");
+    outside.enter(|| std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap());
+    outside.run(&format!("ip route add 127.0.0.0/8 via {}", V4.host));
+    for transport in Transport::ALL {
+        for port in [9999, ANY, LOOPBACK_ONLY] {
+            assert_eq!(ask_briefly(attacker, transport, at("127.0.0.1", port)), None, "{transport} {port}");
+            assert_eq!(ask_briefly(outside, transport, at("127.0.0.1", port)), None, "{transport} {port}");
         }
-        // The host itself gets both.
-        assert!(ask(&node.host, Transport::Tcp, at("127.0.0.1", 9999)).is_some());
-        assert_eq!(ask(&node.host, Transport::Tcp, at("127.0.0.1", ANY)), answer(V4.gateway));
-    });
+    }
+    // The host itself gets both.
+    assert!(ask(&node.host, Transport::Tcp, at("127.0.0.1", 9999)).is_some());
+    assert_eq!(ask(&node.host, Transport::Tcp, at("127.0.0.1", ANY)), answer(V4.gateway));
+}
+
+#[test]
+fn neighbours_do_not_reach_what_listens_at_127_0_0_1_by_nftables() {
+    case(|| neighbours_do_not_reach_what_listens_at_127_0_0_1("nftables"));
+}
+
+#[test]
+fn neighbours_do_not_reach_what_listens_at_127_0_0_1_by_iptables() {
+    case(|| neighbours_do_not_reach_what_listens_at_127_0_0_1("iptables"));
 }
 
 /// Whether the socket receives something in this time, of what is sent from now on.
