@@ -1,8 +1,8 @@
 //! ADD: one transaction for both families. Whatever fails after it takes back what this call made, and nothing else.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
-use cni::{Attachment, Call, Error};
+use cni::{Call, Error};
 use host::undo::Undo;
 use netlink::link::Link;
 use netlink::nft::Nft;
@@ -11,6 +11,7 @@ use netlink::{Protocol, Socket};
 use crate::config::{Backend, Plan, Target};
 use crate::native::addresses::Host;
 use crate::native::owner::{self, Owner};
+use crate::pod::Pod;
 use crate::{flows, hairpin, iptables, listeners, localnet, native, reference};
 
 pub(crate) fn add(call: &Call) -> Result<(), Error> {
@@ -32,17 +33,18 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     // What fails below drops the sockets last: closing one waits for what was removed.
     let mut nft = None;
     let made = Cell::new(false);
+    let pod = Pod::new(call, &attachment, targets.iter().map(|t| t.pod.addr()).collect());
     let mut undo = Undo::new();
     match plan.backend {
         Backend::Nftables => {
             let nft = nft.insert(Nft::open().map_err(|e| failed("open nf_tables", &e))?);
-            undo_by(&mut undo, &attachment, &plan, &made);
+            undo_by(&mut undo, &pod, &plan, &made);
             let owner = Owner::new(call, link.as_ref(), 0);
             let request = native::Request { attachment: &attachment, targets: &targets, host: &host, owner };
             native::install(nft, &mut route, &request, &made)?;
         }
         Backend::Iptables => {
-            undo_by(&mut undo, &attachment, &plan, &made);
+            undo_by(&mut undo, &pod, &plan, &made);
             for target in &targets {
                 step()?;
                 made.set(true);
@@ -61,19 +63,19 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
 }
 
 /// Removes the rules again, if any were made.
-fn undo_by<'a>(undo: &mut Undo<'a>, attachment: &'a Attachment, plan: &'a Plan, made: &'a Cell<bool>) {
+fn undo_by<'a>(undo: &mut Undo<'a>, pod: &'a Pod<'a>, plan: &'a Plan, made: &'a Cell<bool>) {
     undo.push("removing the published ports", move || {
         if !made.get() {
             return Ok(());
         }
         let mut nft = Nft::open().map_err(|e| failed("open nf_tables", &e))?;
-        native::remove(&mut nft, attachment, Some(plan), |nft, batch| match plan.backend {
+        native::remove(&mut nft, pod.attachment, Some(plan), |nft, batch| match plan.backend {
             Backend::Nftables => Ok(()),
-            Backend::Iptables => reference::push_removal(nft, batch, attachment, &[]),
+            Backend::Iptables => reference::push_removal(nft, batch, pod, &RefCell::default()),
         })?;
         match plan.backend {
             Backend::Nftables => Ok(()),
-            Backend::Iptables => reference::remove_from_xtables(attachment, &[]),
+            Backend::Iptables => reference::remove_from_xtables(pod).map(drop),
         }
     });
 }

@@ -75,7 +75,7 @@ impl Protocol {
         Self::ALL.into_iter().find(|p| p.number() == number)
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|p| p.name().eq_ignore_ascii_case(text))
     }
 }

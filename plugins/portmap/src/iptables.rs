@@ -14,14 +14,14 @@
 //! CHECK compares lines.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use cni::attachment::sha512_hex;
 use cni::{Attachment, Error};
 use host::lock::Lock;
-use host::process;
-use netlink::nft::Family;
+use netlink::nft::{Family, Translation};
 
 use crate::config::{Mapping, Mark, Protocol, Target};
 
@@ -36,7 +36,7 @@ const MARK_COMMENT: &str = "CNI portfwd masquerade mark";
 const MAX_PORTS: usize = 15;
 /// `XT_MAX_COMMENT_LEN` without the NUL.
 const MAX_COMMENT: usize = 255;
-/// Programs are waited for as long, and they for the lock of x_tables.
+/// Other calls are waited for as long.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOCK: &str = "/run/oxbridge/portmap-iptables.lock";
 
@@ -99,13 +99,8 @@ fn lock() -> Result<Lock, Error> {
     Lock::exclusive(path, 0o600, PATIENCE).map_err(|e| Error::new(cni::code::TRY_AGAIN, failed(&e).msg))
 }
 
-fn program(family: Family, suffix: &str) -> String {
-    format!("{}{suffix}", if family == Family::Ip { "iptables" } else { "ip6tables" })
-}
-
 fn save(family: Family) -> Result<String, Error> {
-    process::run(&program(family, "-save"), &["-t", TABLE], b"", PATIENCE)
-        .map_err(|e| with_hint(Error::internal(format!("failed to read the iptables rules: {e}"))))
+    ruleset::iptables::read(family, TABLE).map_err(with_hint)
 }
 
 fn restore(family: Family, script: &str) -> Result<(), Error> {
@@ -157,7 +152,7 @@ fn own(attachment: &Attachment, target: &Target<'_>) -> Vec<String> {
                 rules.push(rule(" -s 127.0.0.1/32", mark));
             }
         }
-        let to = std::net::SocketAddr::new(target.pod.addr(), mapping.container_port);
+        let to = SocketAddr::new(target.pod.addr(), mapping.container_port);
         rules.push(rule("", &format!("DNAT --to-destination {to}")));
     }
     rules
@@ -221,6 +216,16 @@ fn quoted(word: &str) -> String {
         return word.to_owned();
     }
     format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// Where a line of `iptables-save` sends which packets, if it rewrites their destination.
+pub(crate) fn translation(line: &str) -> Option<Translation> {
+    let words: Vec<&str> = line.split(' ').collect();
+    let after = |option: &str| words.windows(2).find(|pair| pair[0] == option).map(|pair| pair[1]);
+    let to = after("--to-destination")?;
+    let to = to.parse::<SocketAddr>().map(|to| to.ip()).or_else(|_| to.trim_matches(['[', ']']).parse()).ok()?;
+    let protocol = after("-p").and_then(Protocol::parse).map(Protocol::number);
+    Some(Translation { protocol, port: after("--dport").and_then(|port| port.parse().ok()), to })
 }
 
 fn has_chain(saved: &str, chain: &str) -> bool {

@@ -13,6 +13,7 @@ mod iptables;
 mod listeners;
 mod localnet;
 mod native;
+mod pod;
 mod reference;
 mod status;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use tests::{
-    Host, Place, case,
+    Host, Place, Pod, case,
     config::{self, with},
 };
 
@@ -45,9 +45,9 @@ fn the_rules_are_the_references() {
                     host.run(&format!("{program} -t nat -N PREROUTING-X"));
                 }
                 let pod = host.pod();
-                let result = attach(&host, &pod);
-                let plugin = if reference { host.reference("portmap") } else { host.plugin("portmap") };
-                plugin.pod(&pod).config_with(&config, &result).add().ok();
+                let plugin = |name| if reference { host.reference(name) } else { host.plugin(name) };
+                let result = plugin("bridge").pod(&pod).config(&config::dual_stack()).add().result();
+                plugin("portmap").pod(&pod).config_with(&config, &result).add().ok();
                 call(&host, &pod, &config, &result).check().ok();
                 saved(&host)
             };
@@ -247,5 +247,47 @@ fn no_link_to_a_gateway_is_opened_for_the_loopback() {
             let path = format!("/proc/sys/net/ipv4/conf/{uplink}/route_localnet");
             assert_eq!(host.enter(|| std::fs::read_to_string(&path).unwrap()), "0\n", "{backend}");
         }
+    });
+}
+
+/// The reference names its chain for the container alone, whatever the interface's name is.
+#[test]
+fn the_references_chain_of_another_interface_than_eth0_goes() {
+    case(|| {
+        for is_alive in [true, false] {
+            let host = Host::new();
+            let pod = Pod { ifname: "net0".to_owned(), ..host.named_pod() };
+            let result = attach(&host, &pod);
+            host.reference("portmap").pod(&pod).config_with(&of(&[tcp(8080, 80)]), &result).add().ok();
+            assert!(saved(&host).iter().any(|l| l.contains("CNI-DN-")));
+            if !is_alive {
+                host.unmount(&pod.path);
+            }
+            host.plugin("portmap").pod(&pod).config(&of(&[])).del().ok();
+            let left = saved(&host);
+            assert!(!left.iter().any(|l| l.contains("CNI-DN-")), "alive {is_alive}: {left:#?}");
+        }
+    });
+}
+
+/// The interface of the pod that was there before it was restarted had another address.
+#[test]
+fn a_stale_address_in_the_chain_is_not_another_interfaces() {
+    case(|| {
+        let host = Host::new();
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        let before = with(&result, json!({ "ips": [{ "address": "10.22.0.99/24", "interface": 2 }] }));
+        let config = of(&[tcp(8080, 80)]);
+        host.reference("portmap").pod(&pod).config_with(&config, &before).add().ok();
+        assert!(saved(&host).iter().any(|l| l.contains("10.22.0.99:80")));
+        call(&host, &pod, &config, &result).del().ok();
+        let left = saved(&host);
+        assert!(!left.iter().any(|l| l.contains("CNI-DN-")), "{left:#?}");
+        // What leads to another interface of the pod stays.
+        host.reference("portmap").pod(&pod).config_with(&config, &before).add().ok();
+        pod.run("ip address add 10.22.0.99/24 dev lo");
+        call(&host, &pod, &config, &result).del().ok();
+        assert!(saved(&host).iter().any(|l| l.contains("10.22.0.99:80")));
     });
 }

@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tests::{
-    Host, NetNs, Place, Pod, case,
+    Host, NetNs, Network, Place, Pod, case,
     config::{BRIDGE, host_local, with},
     published::{
         CONTAINER_PORT, Family, NAME, Node, V4, V6, at, bridge, chain, ip, mapping, mapping_at, portmap, publish,
@@ -676,9 +676,24 @@ fn receives(socket: &UdpSocket, within: Duration) -> bool {
 ///
 /// `from_host`: the host itself sends, to this address of its own.
 fn steady_sender(f: Family, target: &str, from_host: bool) {
+    steady_sender_by(f, target, from_host, "nftables", withdraw_all);
+}
+
+/// DEL with the ports and the result of ADD.
+fn withdraw_all(network: &Network<'_>, pod: &Pod, ports: &[Value]) {
+    withdraw(network, pod, ports).ok();
+}
+
+fn steady_sender_by(
+    f: Family,
+    target: &str,
+    from_host: bool,
+    backend: &str,
+    withdraw: fn(&Network<'_>, &Pod, &[Value]),
+) {
     let host = Host::new();
     let outside = host.outside();
-    let network = chain(&host, &[bridge(&json!({})), portmap(&json!({}))]);
+    let network = chain(&host, &[bridge(&json!({})), portmap(&json!({ "backend": backend }))]);
     let ports = [mapping(Transport::Udp, ANY)];
     network.add(&host.pod()).ok();
     let target = at(target, ANY);
@@ -706,7 +721,7 @@ fn steady_sender(f: Family, target: &str, from_host: bool) {
                 let address = addresses.find(|a| a.is_ipv4() == ip(f.pod).is_ipv4()).unwrap();
                 let inside = pod.enter(|| UdpSocket::bind((address, CONTAINER_PORT)).unwrap());
                 assert!(receives(&inside, Duration::from_secs(1)), "after the {turn} ADD, in the pod");
-                withdraw(&network, &pod, &ports).ok();
+                withdraw(&network, &pod, &ports);
                 assert!(receives(&own, Duration::from_secs(1)), "after the {turn} DEL, on the host");
             }
         }));
@@ -720,6 +735,16 @@ fn steady_sender(f: Family, target: &str, from_host: bool) {
 #[test]
 fn v4_a_steady_udp_sender_follows_the_port() {
     case(|| steady_sender(V4, V4.host, false));
+}
+
+/// The rules that are removed say where they led.
+#[test]
+fn a_steady_udp_sender_follows_the_port_when_del_does_not_know_the_ports() {
+    case(|| {
+        for (f, target) in [(V4, V4.host), (V6, V6.host)] {
+            steady_sender_by(f, target, false, "iptables", |network, pod, _| _ = network.del(pod).ok());
+        }
+    });
 }
 
 #[test]
