@@ -12,7 +12,7 @@ use crate::config::{Backend, Plan, Target};
 use crate::native::addresses::Host;
 use crate::native::owner::{self, Owner};
 use crate::pod::Pod;
-use crate::{flows, hairpin, iptables, listeners, localnet, native, reference};
+use crate::{flows, hairpin, holders, iptables, listeners, localnet, native, reference};
 
 pub(crate) fn add(call: &Call) -> Result<(), Error> {
     if host::stdio::stdout_was_closed() {
@@ -45,10 +45,10 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
         }
         Backend::Iptables => {
             undo_by(&mut undo, &pod, &plan, &made);
+            holders::clear_native(&mut route, &attachment, &targets)?;
             for target in &targets {
                 step()?;
-                made.set(true);
-                iptables::install(&attachment, target)?;
+                iptables::install(&attachment, target, &made)?;
             }
         }
     }

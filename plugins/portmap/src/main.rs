@@ -9,6 +9,7 @@ mod flows;
 mod gc;
 mod guard;
 mod hairpin;
+mod holders;
 mod iptables;
 mod listeners;
 mod localnet;

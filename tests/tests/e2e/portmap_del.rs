@@ -200,10 +200,9 @@ fn the_references_pods_lose_their_rules() {
         assert!(left.contains("10.99.0.2") && left.contains("pod-2") && !left.contains("10.22.0.2"), "{left}");
         // Without a result and a namespace all of the container's, if it is one interface's.
         let del = || host.plugin("portmap").pod(&pods[0]).netns("").config(&config).del();
-        host.run(&format!(
-            "nft add rule ip cni_hostport hostports {}",
-            rule("pod-1", "10.88.0.2").replace('"', "\\\"")
-        ));
+        let another = rule("pod-1", "10.88.0.2");
+        host.write("/run/test/rules", format!("add rule ip cni_hostport hostports {another}\n"));
+        host.run("nft -f /run/test/rules");
         let told = del().ok().stderr.clone();
         assert!(told.contains("pod-1") && told.contains("10.88.0.2") && told.contains("10.99.0.2"), "{told}");
         let left = host.run("nft -a list table ip cni_hostport");
