@@ -10,9 +10,9 @@ use cni::{Call, Error};
 use netlink::nft::Nft;
 
 use crate::add::failed;
-use crate::config::{Plan, Protocol};
+use crate::config::{self, Plan, Protocol};
 use crate::native::UdpPorts;
-use crate::pod::{self, Pod};
+use crate::pod::Pod;
 use crate::{flows, native, reference};
 
 pub(crate) fn del(call: &Call) -> Result<(), Error> {
@@ -20,7 +20,8 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
     // Garbage in either is no reason to leave anything behind.
     let plan = Plan::new(call).ok();
     let previous = call.prev_result().ok().flatten();
-    let pod = Pod::new(call, &attachment, pod::told(previous.as_ref(), &attachment));
+    let told = previous.iter().flat_map(|p| config::addresses(p, &attachment.ifname)).map(|a| a.addr()).collect();
+    let pod = Pod::new(call, &attachment, told);
     let mut errors = Vec::new();
 
     // Kept open to the end: closing it waits for what was removed.

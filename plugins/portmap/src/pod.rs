@@ -5,7 +5,7 @@
 use std::cell::OnceCell;
 use std::net::IpAddr;
 
-use cni::{AddResult, Attachment, Call};
+use cni::{Attachment, Call};
 use host::netns::{self, NetNs};
 use netlink::{Protocol, Socket, addr, link};
 
@@ -98,16 +98,6 @@ fn look(path: &str, ifname: &str) -> Namespace {
         Ok(Ok(found)) => found,
         _ => Namespace::Unknown,
     }
-}
-
-/// The addresses of the attachment's interface, as far as a result tells.
-pub(crate) fn told(previous: Option<&AddResult>, attachment: &Attachment) -> Vec<IpAddr> {
-    let Some(previous) = previous else { return Vec::new() };
-    let is_pods = |interface: Option<i64>| {
-        let interface = interface.and_then(|i| usize::try_from(i).ok()).and_then(|i| previous.interfaces.get(i));
-        interface.is_none_or(|i| i.name == attachment.ifname && !i.sandbox.is_empty())
-    };
-    previous.ips.iter().filter(|ip| is_pods(ip.interface)).map(|ip| ip.address.addr()).collect()
 }
 
 #[cfg(test)]

@@ -291,3 +291,109 @@ fn a_stale_address_in_the_chain_is_not_another_interfaces() {
         assert!(saved(&host).iter().any(|l| l.contains("10.22.0.99:80")));
     });
 }
+
+#[test]
+fn a_port_that_is_another_attachments_by_either_backend_is_refused() {
+    case(|| {
+        for backend in ["iptables", "nftables"] {
+            let host = Host::new();
+            let (holder, pod) = (host.pod(), host.pod());
+            let of_holder = attach(&host, &holder);
+            let held = with(&of(&[tcp(8080, 80), at("192.0.2.1", tcp(8081, 80))]), json!({ "backend": backend }));
+            add(&host, &holder, &held, &of_holder).ok();
+            let result = attach(&host, &pod);
+            let before = host.snapshot();
+            let name = format!("already published by|{}|net", holder.id);
+            for mapping in [tcp(8080, 81), at("192.0.2.1", tcp(8080, 81)), at("192.0.2.1", tcp(8081, 80))] {
+                add(&host, &pod, &of(&[tcp(9999, 80), mapping]), &result).failure().is(999, &name);
+                host.assert_as(&before);
+            }
+            // Another protocol, another address.
+            let free = [udp(8080, 80), at("192.0.2.2", tcp(8081, 80))];
+            add(&host, &pod, &of(&free), &result).ok();
+            call(&host, &pod, &of(&free), &result).del().ok();
+            call(&host, &holder, &held, &of_holder).check().ok();
+            call(&host, &holder, &held, &of_holder).del().ok();
+            add(&host, &pod, &of(&[tcp(8080, 80)]), &result).ok();
+        }
+    });
+}
+
+#[test]
+fn what_our_own_tables_have_of_one_that_is_gone_is_no_obstacle() {
+    case(|| {
+        let host = Host::new();
+        let holder = host.named_pod();
+        let of_holder = attach(&host, &holder);
+        add(&host, &holder, &crate::portmap_add::config(&[tcp(8080, 80), udp(53, 53)]), &of_holder).ok();
+        host.unmount(&holder.path);
+        let link = of_holder["interfaces"][1]["name"].as_str().unwrap();
+        host.run(&format!("ip link del {link}"));
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        let told = add(&host, &pod, &of(&[tcp(8080, 80)]), &result).ok().stderr.clone();
+        assert!(told.contains("8080/tcp") && told.contains(&holder.id) && told.contains("taken over"), "{told}");
+        assert_eq!(crate::portmap_add::elements(&host, "ip", "ports-any"), [""; 0]);
+    });
+}
+
+#[test]
+fn the_references_pods_keep_their_ports() {
+    case(|| {
+        let host = Host::new();
+        let (holder, pod) = (host.pod(), host.pod());
+        let of_holder = attach(&host, &holder);
+        host.reference("portmap").pod(&holder).config_with(&of(&[tcp(8080, 80)]), &of_holder).add().ok();
+        let result = attach(&host, &pod);
+        add(&host, &pod, &of(&[tcp(8080, 80)]), &result).failure().is(999, &holder.id);
+        // The same container again is no other.
+        add(&host, &holder, &of(&[tcp(8080, 80)]), &of_holder).ok();
+    });
+}
+
+#[test]
+fn check_compares_ports_under_any_conditions() {
+    case(|| {
+        for words in [json!(["-m", "mark", "--mark", "1"]), json!(["! -d 192.0.2.0/24", "-m", "mark", "--mark", "1"])] {
+            let host = Host::new();
+            let pod = host.pod();
+            let result = attach(&host, &pod);
+            let config = with(&of(&[tcp(8080, 80)]), json!({ "conditionsV4": words }));
+            add(&host, &pod, &config, &result).ok();
+            call(&host, &pod, &config, &result).check().ok();
+            let rules = host.run("iptables-save -t nat");
+            let entry = rules.lines().find(|l| l.contains("--dports 8080")).unwrap();
+            let other = entry.replace("--dports 8080", "--dports 8081");
+            host.write("/run/test/script", format!("*nat\n{}\n{other}\nCOMMIT\n", entry.replacen("-A", "-D", 1)));
+            host.run("iptables-restore --noflush /run/test/script");
+            call(&host, &pod, &config, &result).check().failure().is(999, "--dports 8080");
+        }
+    });
+}
+
+/// The reference, or a plugin that does not share our lock, makes the shared chain after we have looked.
+#[test]
+fn shared_chains_that_somebody_made_in_between_keep_their_rules() {
+    case(|| {
+        let host = Host::new();
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        host.run("mkdir -p /run/test/bin");
+        let save = host.run("which iptables-save");
+        host.write(
+            "/run/test/bin/iptables-save",
+            format!(
+                "#!/bin/sh\n{} \"$@\"\n[ -e /run/test/done ] && exit\n: >/run/test/done\n\
+                 iptables -t nat -N CNI-HOSTPORT-DNAT && iptables -t nat -A CNI-HOSTPORT-DNAT -p tcp --dport 1 -j RETURN\n",
+                save.trim()
+            ),
+        );
+        host.run("chmod +x /run/test/bin/iptables-save");
+        let config = of(&[tcp(8080, 80)]);
+        let path = "/run/test/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        call(&host, &pod, &config, &result).env("PATH", path).add().ok();
+        let rules = saved(&host);
+        assert!(rules.iter().any(|l| l.contains("--dport 1 ")), "{rules:#?}");
+        call(&host, &pod, &config, &result).check().ok();
+    });
+}
