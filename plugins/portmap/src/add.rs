@@ -7,6 +7,7 @@ use host::undo::Undo;
 use netlink::link::Link;
 use netlink::nft::Nft;
 use netlink::{Protocol, Socket};
+use ruleset::iptables::uses_xtables;
 
 use crate::config::{Backend, Plan, Target};
 use crate::native::addresses::Host;
@@ -20,12 +21,17 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     let plan = Plan::new(call)?;
     let previous = call.prev_result()?.ok_or_else(|| Error::internal("must be called as chained plugin"))?;
     let targets = plan.targets(&previous, &call.env.ifname);
-    if targets.is_empty() {
-        return call.reply(&previous);
-    }
     let attachment = call.attachment();
+    if targets.is_empty() {
+        // A pod without ports does not depend on anything that has to do with them.
+        let sockets = forget(&attachment).map_err(|error| {
+            host::syslog::warn("portmap", format_args!("looking for ports of an earlier ADD: {}", error.msg));
+        });
+        call.reply(&previous)?;
+        drop(sockets);
+        return Ok(());
+    }
     let mut route = open(Protocol::Route)?;
-    let host = Host::look(&mut route).map_err(|e| failed("list the host's addresses", &e))?;
     let link = owner::host_link(&mut route, &attachment).map_err(|e| failed("look for the pod's host link", &e))?;
     step()?;
 
@@ -33,18 +39,25 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     let mut nft = None;
     let made = Cell::new(false);
     let mut undo = Undo::new();
+    let host;
     match plan.backend {
         Backend::Nftables => {
             let nft = nft.insert(Nft::open().map_err(|e| failed("open nf_tables", &e))?);
             undo_by(&mut undo, &attachment, &plan, &made);
             let owner = Owner::new(call, link.as_ref(), 0);
-            let request = native::Request { attachment: &attachment, targets: &targets, host: &host, owner };
-            native::install(nft, &mut route, &request, &made)?;
+            let request = native::Request { attachment: &attachment, targets: &targets, owner };
+            host = native::install(nft, &mut route, &request, &made)?;
         }
         Backend::Iptables => {
+            host = Host::look(&mut route).map_err(|e| failed("list the host's addresses", &e))?;
+            // Those would win.
+            nft = forget_native(&attachment, &plan)?;
             undo_by(&mut undo, &attachment, &plan, &made);
             for target in &targets {
                 step()?;
+                if is_published(nft.as_mut(), &attachment, target)? {
+                    continue;
+                }
                 made.set(true);
                 iptables::install(&attachment, target)?;
             }
@@ -54,10 +67,51 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     open_ways(&mut route, link.as_ref(), &targets, &mut undo)?;
     flows::forget_of_host(&targets, &host.local);
     listeners::warn(&targets);
+    host.tell_of_unreachable(&targets);
     step()?;
     call.reply(&previous)?;
     undo.disarm();
     Ok(())
+}
+
+/// nf_tables, if the kernel has it.
+fn nft() -> Result<Option<Nft>, Error> {
+    match Nft::open() {
+        Ok(nft) => Ok(Some(nft)),
+        Err(error) if ruleset::is_unsupported(&error) => Ok(None),
+        Err(error) => Err(failed("open nf_tables", &error)),
+    }
+}
+
+/// Removes what an earlier ADD of the attachment published: there is nothing to publish any more. What is returned is
+/// to be closed last.
+fn forget(attachment: &Attachment) -> Result<(Option<Nft>, Option<Socket>), Error> {
+    let mut nft = nft()?;
+    let ports = match &mut nft {
+        Some(nft) => native::forget(nft, attachment)?,
+        None => Vec::new(),
+    };
+    let flows = flows::forget_of_pods(&ports);
+    Ok((nft, flows))
+}
+
+/// Removes what the other backend made for the attachment.
+fn forget_native(attachment: &Attachment, plan: &Plan) -> Result<Option<Nft>, Error> {
+    let mut nft = nft()?;
+    if let Some(nft) = &mut nft {
+        native::remove(nft, attachment, Some(plan), |_, _| Ok(()))?;
+    }
+    Ok(nft)
+}
+
+/// Whether the iptables backend has published all of it at an earlier ADD.
+fn is_published(nft: Option<&mut Nft>, attachment: &Attachment, target: &Target<'_>) -> Result<bool, Error> {
+    let family = target.family();
+    // What cannot be looked at, as where only x_tables is, holds no chain.
+    let has_chain =
+        |nft: &mut Nft| nft.has_chain(family, iptables::TABLE, &iptables::chain(attachment)).unwrap_or(false);
+    let may_be = nft.is_some_and(has_chain) || uses_xtables(family, iptables::TABLE);
+    Ok(may_be && iptables::missing(attachment, target)?.is_none())
 }
 
 /// Removes the rules again, if any were made.
