@@ -37,14 +37,19 @@ pub fn replace(path: &Path, temporary: &Path, contents: &[u8], mode: u32) -> io:
     })
 }
 
-/// Removes a file; one that is already gone is a success. Returns whether it was there.
+/// Whether the error of a look at a file says that nothing is there, nor can be: a part of the path is missing, is no
+/// folder, is longer than names can be, or has a NUL in it.
+pub fn is_missing(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidFilename, InvalidInput, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory | InvalidFilename | InvalidInput)
+}
+
+/// Removes a file; one that is already gone, or can never have been, is a success. Returns whether it was there.
 pub fn remove(path: &Path) -> io::Result<bool> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
         // A read-only file system refuses before it looks.
-        Err(_) if matches!(fs::symlink_metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound) => {
-            Ok(false)
-        }
+        Err(_) if fs::symlink_metadata(path).is_err_and(|error| is_missing(&error)) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -113,5 +118,10 @@ mod tests {
         assert!(!new.exists());
         assert!(remove(&path).unwrap());
         assert!(!remove(&path).unwrap());
+        fs::write(&path, "").unwrap();
+        for never in [path.join("x"), dir.path().join("n".repeat(300)), dir.path().join("x\0y")] {
+            assert!(!remove(&never).unwrap(), "{never:?}");
+        }
+        assert!(remove(&dir.path().join("d")).is_err());
     }
 }

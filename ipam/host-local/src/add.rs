@@ -10,9 +10,6 @@ use crate::transaction::{Request, Transaction};
 
 pub(crate) fn add(call: &Call) -> Result<(), Error> {
     host::signal::install();
-    if host::stdio::stdout_was_closed() {
-        return Err(Error::new(cni::code::IO_FAILURE, host::stdio::NO_STDOUT));
-    }
     let plan = Plan::new(call)?;
     let dns = plan.resolv_conf.as_deref().map(resolvconf::read).transpose()?;
     let request = Request {
@@ -26,7 +23,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     let mut transaction = Transaction::begin(&store, &request)?;
     let ips = transaction.allocate(&plan.sets)?;
     transaction.unlock();
-    crate::interrupted()?;
+    plugin::step()?;
 
     let result = AddResult {
         ips: plan.sets.iter().zip(&ips).filter_map(|(set, ip)| ip_config(set.range_of(*ip)?, *ip)).collect(),

@@ -48,7 +48,7 @@ impl cni::Plugin for HostLocal {
 }
 
 fn main() -> ExitCode {
-    cni::main(HostLocal)
+    plugin::main(HostLocal)
 }
 
 /// The store's errors as the runtime gets them: a held lock can be tried again.
@@ -59,10 +59,4 @@ fn failed(error: store::Error) -> Error {
         _ => code::INTERNAL,
     };
     Error::new(code, error.to_string())
-}
-
-/// An error once a signal asks to stop.
-fn interrupted() -> Result<(), Error> {
-    host::signal::pending()
-        .map_or(Ok(()), |signal| Err(Error::internal(format!("interrupted by {signal}, everything undone"))))
 }

@@ -46,7 +46,7 @@ pub(crate) fn from_all(locked: &mut Locked<'_>, caller: &Request, set: &RangeSet
     let own = caller.attachment.identity_hex();
     let mut tally = Tally::default();
     for identity in locked.records() {
-        crate::interrupted()?;
+        plugin::step()?;
         if identity == own {
             continue;
         }

@@ -58,7 +58,7 @@ impl<'a> Transaction<'a> {
     /// Takes the store's lock.
     pub(crate) fn begin(store: &'a Store, request: &'a Request) -> Result<Self, Error> {
         let locked = store.lock().map_err(crate::failed)?;
-        crate::interrupted()?;
+        plugin::step()?;
         Ok(Self {
             store,
             request,
@@ -93,7 +93,7 @@ impl<'a> Transaction<'a> {
             self.superseded.extend(unwanted.cloned());
             addresses.push(Recorded { ip: held.ip, stamp: held.stamp, set: n });
             ips.push(held.ip);
-            crate::interrupted()?;
+            plugin::step()?;
         }
         self.write_record(addresses, former.record)?;
         Ok(ips)

@@ -35,5 +35,5 @@ impl cni::Plugin for Static {
 }
 
 fn main() -> ExitCode {
-    cni::main(Static)
+    plugin::main(Static)
 }

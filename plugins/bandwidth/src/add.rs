@@ -14,11 +14,13 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     }
     let plan = Plan::new(call)?;
     let mut result = previous(call)?;
-    if plan.is_unlimited() {
-        return call.reply(&result);
-    }
     let attachment = call.attachment();
     let mut socket = open()?;
+    if plan.is_unlimited() {
+        // Limits that an earlier ADD of this attachment set, and the config no longer has.
+        shaping::earlier(&mut socket, &attachment)?.remove(&mut socket)?;
+        return call.reply(&result);
+    }
     let end = host_end::find(&mut socket, call, &result)?;
     plan.fits(&end.name, end.mtu)?;
 

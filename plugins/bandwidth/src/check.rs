@@ -14,17 +14,22 @@ use crate::{host_end, ifb, shaping};
 pub(crate) fn check(call: &Call) -> Result<(), Error> {
     let plan = Plan::new(call)?;
     let previous = previous(call)?;
-    if plan.is_unlimited() {
-        return Ok(());
-    }
     let mut socket = open()?;
+    if plan.is_unlimited() {
+        let earlier = shaping::earlier(&mut socket, &call.attachment())?;
+        return earlier.describe().map_or(Ok(()), |found| Err(unexpected(&found)));
+    }
     let end = host_end::find(&mut socket, call, &previous)?;
     if let Some(limit) = plan.ingress {
         check_tbf(&mut socket, &end, &limit)?;
+    } else if tc::root(&mut socket, end.index).map_err(|e| asking(&end.name, &e))?.is_some_and(|r| r.is_our_tbf()) {
+        return Err(unexpected(&shaping::describe_tbf(&end)));
     }
-    let Some(limit) = plan.egress else { return Ok(()) };
     let attachment = call.attachment();
     let ifbs = shaping::own_ifbs(&mut socket, &end, &attachment).map_err(|e| asking("the ifb", &e))?;
+    let Some(limit) = plan.egress else {
+        return ifbs.first().map_or(Ok(()), |ifb| Err(unexpected(&shaping::describe_ifb(ifb))));
+    };
     let Some(ifb) = ifbs.first() else {
         let expected = format!("\"{}\", or \"{}\"", ifb::names(&attachment)[0], ifb::names(&attachment)[1]);
         return Err(differs(&format!("ifb of \"{}\"", attachment.ifname), "no such link", &expected));
@@ -86,6 +91,11 @@ fn burst(ticks: u32, expected: &Tbf) -> String {
     } else {
         format!("burst of {time:?} (or 274 s more, once or often)")
     }
+}
+
+/// A limit that is there and should not be.
+fn unexpected(found: &str) -> Error {
+    Error::internal(format!("found {found}, expected none: the config has no such limit (any more)"))
 }
 
 /// A finding: what is there, and what should be.

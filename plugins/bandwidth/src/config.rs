@@ -74,6 +74,8 @@ pub(crate) struct Limit {
     pub(crate) tbf: Tbf,
     /// How long a queue of the reference is, in bytes.
     pub(crate) reference_limit: u32,
+    /// Whether it is `maxBurst` that the bucket's size is due to.
+    is_cut: bool,
 }
 
 impl Plan {
@@ -97,19 +99,18 @@ impl Plan {
     pub(crate) fn fits(&self, link: &str, mtu: u32) -> Result<(), Error> {
         let needed = mtu.saturating_add(ETHERNET_HEADER);
         for (direction, limit) in [(Direction::Ingress, self.ingress), (Direction::Egress, self.egress)] {
-            if let Some(Limit { tbf, .. }) = limit.filter(|l| l.tbf.burst < needed) {
+            if let Some(Limit { tbf, is_cut, .. }) = limit.filter(|l| l.tbf.burst < needed) {
+                let key = if is_cut { "maxBurst".to_owned() } else { format!("{}Burst", direction.key()) };
                 return Err(Error::internal(format!(
-                    "{key}Burst of {} bits ({} bytes) is less than one packet: \"{link}\" has an MTU of {mtu}, whose \
+                    "{key} of {} bits ({} bytes) is less than one packet: \"{link}\" has an MTU of {mtu}, whose \
                      packets of {needed} bytes would all be dropped",
                     u64::from(tbf.burst) * 8,
                     tbf.burst,
-                    key = direction.key(),
                 ))
                 .with_details(format!(
-                    "set {key}Burst to {} at least; for the whole rate to be used, to what it carries in 0.1 ms and two \
+                    "set {key} to {} at least; for the whole rate to be used, to what it carries in 0.1 ms and two \
                      packets more",
                     u64::from(needed) * 8,
-                    key = direction.key(),
                 )));
             }
         }
@@ -164,10 +165,11 @@ impl Limit {
                 "{key}Rate is {rate} bits a second: less than a byte a second is no rate"
             )));
         }
-        let burst = if max_burst == 0 { burst } else { burst.min(max_burst) };
+        let is_cut = max_burst != 0 && burst > max_burst;
+        let burst = if is_cut { max_burst } else { burst };
         let burst = u32::try_from(burst / 8).unwrap_or(u32::MAX);
         let (limit, reference_limit) = queue(bytes, burst, latency);
-        Ok(Some(Self { tbf: Tbf { rate: bytes, burst, limit }, reference_limit }))
+        Ok(Some(Self { tbf: Tbf { rate: bytes, burst, limit }, reference_limit, is_cut }))
     }
 }
 
@@ -288,5 +290,9 @@ mod tests {
         assert!(error.msg.contains("egressBurst of 12104 bits (1513 bytes)"), "{error}");
         assert!(error.details.contains("12112"), "{error}");
         assert!(of(1514 * 8).fits("veth1", 9000).is_err());
+        let cut =
+            plan(r#","egressRate":8000,"egressBurst":80000,"maxBurst":7"#).unwrap().fits("veth1", 1500).unwrap_err();
+        assert!(cut.msg.starts_with("maxBurst of 0 bits (0 bytes) is less"), "{cut}");
+        assert!(cut.details.starts_with("set maxBurst to 12112"), "{cut}");
     }
 }

@@ -63,10 +63,9 @@ pub(crate) fn candidates(socket: &mut Socket, attachment: &Attachment) -> netlin
     Ok(found)
 }
 
-/// Whether an unmarked ifb may be taken for the attachment's: its result lists it. Where nobody knows the result, it may
-/// as well, as the reference does.
-pub(crate) fn may_be_of(link: &Link, previous: Option<&AddResult>) -> bool {
-    previous.is_none_or(|p| p.interfaces.is_empty() || p.interfaces.iter().any(|i| i.name == link.name))
+/// Whether a result names the link.
+pub(crate) fn is_listed(link: &Link, previous: &AddResult) -> bool {
+    previous.interfaces.iter().any(|i| i.name == link.name)
 }
 
 /// Deletes ifbs; each costs the kernel two grace periods, some 20 ms.

@@ -8,6 +8,7 @@ use netlink::wire::Request;
 use netlink::{Errno, Protocol, Socket};
 
 use crate::config::Plan;
+use crate::host_end;
 use crate::ifb::{self, Owner};
 
 /// Removes what limits the pod at this end; `ifbs` are those that its packets go through. Errors: another program's
@@ -165,4 +166,60 @@ pub(crate) fn own_ifbs(socket: &mut Socket, end: &Link, attachment: &Attachment)
     let is_used = |link: &Link| filters.iter().any(|f| f.redirects.contains(&link.index));
     let is_own = |link: &Link, owner| owner == Owner::Own || owner == Owner::Unmarked && is_used(link);
     Ok(candidates.into_iter().filter(|(link, owner)| is_own(link, *owner)).map(|(link, _)| link).collect())
+}
+
+/// Whether what a link receives goes to the ifb.
+pub(crate) fn redirects_to(socket: &mut Socket, link: &Link, ifb: &Link) -> netlink::Result<bool> {
+    Ok(tc::filters(socket, link.index)?.iter().any(|f| f.redirects.contains(&ifb.index)))
+}
+
+/// What an earlier ADD of an attachment has limited.
+pub(crate) struct Earlier {
+    /// The host's end, if it has a limit or sends packets to the ifbs.
+    end: Option<Link>,
+    /// Whether it has a token bucket filter of ours.
+    has_tbf: bool,
+    ifbs: Vec<Link>,
+}
+
+/// Looks for the limits of an attachment of which nothing else is known. Nobody looks into the pod: what is on a pair that
+/// another suite made is seen by its ifb only.
+pub(crate) fn earlier(socket: &mut Socket, attachment: &Attachment) -> Result<Earlier, Error> {
+    let failed = |e: netlink::Error| Error::internal(format!("failed to look for earlier limits: {e}"));
+    let end = host_end::ours(socket, attachment).map_err(failed)?;
+    let Some(end) = end else {
+        let ifbs = ifb::candidates(socket, attachment).map_err(failed)?;
+        let ifbs = ifbs.into_iter().filter(|(_, owner)| *owner == Owner::Own).map(|(link, _)| link).collect();
+        return Ok(Earlier { end: None, has_tbf: false, ifbs });
+    };
+    let ifbs = own_ifbs(socket, &end, attachment).map_err(failed)?;
+    let has_tbf = tc::root(socket, end.index).map_err(failed)?.is_some_and(|r| r.is_our_tbf());
+    Ok(Earlier { end: Some(end).filter(|_| has_tbf || !ifbs.is_empty()), has_tbf, ifbs })
+}
+
+impl Earlier {
+    /// What there is, if there is anything.
+    pub(crate) fn describe(&self) -> Option<String> {
+        match (self.ifbs.first(), &self.end) {
+            (_, Some(end)) if self.has_tbf => Some(describe_tbf(end)),
+            (Some(ifb), _) => Some(describe_ifb(ifb)),
+            _ => None,
+        }
+    }
+
+    /// Removes it.
+    pub(crate) fn remove(self, socket: &mut Socket) -> Result<(), Error> {
+        if let Some(end) = &self.end {
+            clear(socket, end, &self.ifbs)?;
+        }
+        ifb::delete(socket, self.ifbs)
+    }
+}
+
+pub(crate) fn describe_tbf(end: &Link) -> String {
+    format!("a tbf on \"{}\"", end.name)
+}
+
+pub(crate) fn describe_ifb(ifb: &Link) -> String {
+    format!("the ifb \"{}\"", ifb.name)
 }

@@ -22,9 +22,6 @@ const BRIDGE_TRIES: usize = 3;
 const POD_INTERFACE: usize = 2;
 
 pub(crate) fn add(call: &Call) -> Result<(), Error> {
-    if host::stdio::stdout_was_closed() {
-        return Err(Error::new(cni::code::IO_FAILURE, host::stdio::NO_STDOUT));
-    }
     let plan = Plan::new(call)?;
     if plan.ipam.is_none() && !call.can_reply_without_ips() {
         return Err(Error::internal(format!(
@@ -34,8 +31,8 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     }
     let attachment = call.attachment();
     let netns = NetNs::open(&call.env.netns).map_err(|e| Error::internal(e.to_string()))?;
-    let mut host = open(Protocol::Route)?;
-    let mut pod = netns.enter(|| open(Protocol::Route)).map_err(|e| Error::internal(e.to_string()))??;
+    let mut host = plugin::open(Protocol::Route)?;
+    let mut pod = netns.enter(|| plugin::open(Protocol::Route)).map_err(|e| Error::internal(e.to_string()))??;
     veth::ensure_absent(&mut host, &mut pod, &attachment)?;
 
     let mut undo = Undo::new();
@@ -58,15 +55,15 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     }
     result.interfaces.clear();
     complete_routes(&plan, &mut result)?;
-    step()?;
+    plugin::step()?;
 
     let gateways = if plan.gateway { gateway::addresses(&result) } else { Vec::new() };
     let (bridge, gateway_link, veth) = connect(&mut host, &plan, &attachment, &netns, &gateways, mtu, &mut undo)?;
-    step()?;
+    plugin::step()?;
     port::restrain(&mut host, &plan, &attachment, &bridge, &veth)?;
     install_rules(&plan, &attachment, &veth, &result, &mut undo)?;
     port::set_up(&mut host, &veth)?;
-    step()?;
+    plugin::step()?;
 
     if plan.ipam.is_some() {
         pod::prepare(pod_v6.as_ref(), &plan, &attachment.ifname, has_v6)?;
@@ -88,28 +85,12 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
         }
         forget_neighbours(&mut host, gateway_link.as_ref().map_or(bridge.index, |(index, ..)| *index), &result)?;
     }
-    step()?;
+    plugin::step()?;
 
     describe(&mut host, call, &plan, &bridge, &veth, gateway_link, &mut result)?;
     call.reply(&result)?;
     undo.disarm();
     Ok(())
-}
-
-/// The error to end with if a signal asks for it.
-pub(crate) fn interrupted() -> Option<Error> {
-    host::signal::pending().map(|signal| {
-        Error::new(cni::code::TRY_AGAIN, format!("interrupted by {signal}; what this call had made is undone"))
-    })
-}
-
-/// Between two steps.
-fn step() -> Result<(), Error> {
-    interrupted().map_or(Ok(()), Err)
-}
-
-fn open(protocol: Protocol) -> Result<Socket, Error> {
-    Socket::open(protocol).map_err(|e| Error::internal(format!("failed to open a netlink socket: {e}")))
 }
 
 /// What can be known while IPAM is at work.
@@ -190,7 +171,7 @@ fn connect(
         if let Some((index, name, _)) = &gateway_link {
             gateway::ensure(host, plan, &bridge, (*index, name), gateways, undo)?;
         }
-        step()?;
+        plugin::step()?;
         if let Some(veth) = veth::create(host, attachment, &bridge, netns, plan.mac, mtu, undo)? {
             return Ok((bridge, gateway_link, veth));
         }

@@ -52,6 +52,5 @@ impl cni::Plugin for Bridge {
 }
 
 fn main() -> ExitCode {
-    host::signal::install();
-    cni::main(Bridge)
+    plugin::main(Bridge)
 }

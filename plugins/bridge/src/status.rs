@@ -8,12 +8,12 @@ use crate::config::{MasqueradeBackend, Plan};
 use crate::{bridge, iptables};
 
 pub(crate) fn status(call: &Call) -> Result<(), Error> {
-    let plan = Plan::new(call).map_err(unavailable)?;
+    let plan = Plan::new(call).map_err(plugin::unavailable)?;
     let mut host = Socket::open(Protocol::Route)
         .map_err(|e| Error::new(code::NOT_AVAILABLE, format!("failed to open a netlink socket: {e}")))?;
-    let mtu = bridge::wanted_mtu(&mut host, plan.mtu).map_err(unavailable)?;
-    if let Some(link) = bridge::get(&mut host, &plan.bridge).map_err(unavailable)? {
-        bridge::refuse_foreign(&plan, mtu, &link).map_err(unavailable)?;
+    let mtu = bridge::wanted_mtu(&mut host, plan.mtu).map_err(plugin::unavailable)?;
+    if let Some(link) = bridge::get(&mut host, &plan.bridge).map_err(plugin::unavailable)? {
+        bridge::refuse_foreign(&plan, mtu, &link).map_err(plugin::unavailable)?;
     }
     let (native, by_program) = match plan.masquerade {
         Some((_, MasqueradeBackend::Nftables)) => (true, None),
@@ -36,14 +36,9 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
     match &plan.ipam {
         // Missing or failing: pods cannot start.
         Some(ipam) => {
-            delegate::find(ipam, &call.env.path).map_err(unavailable)?;
+            delegate::find(ipam, &call.env.path).map_err(plugin::unavailable)?;
             delegate::run(call, ipam, "STATUS", &[])
         }
         None => Ok(()),
     }
-}
-
-/// The same error, as an answer to STATUS.
-fn unavailable(error: Error) -> Error {
-    Error::new(code::NOT_AVAILABLE, error.msg).with_details(error.details)
 }

@@ -15,10 +15,7 @@ pub(crate) fn until<T>(
     failed: impl Fn(netlink::Error) -> Error,
     mut ready: impl FnMut() -> Result<Option<T>, Error>,
 ) -> Result<Option<T>, Error> {
-    let mut ask = || match crate::add::interrupted() {
-        Some(error) => Err(error),
-        None => ready(),
-    };
+    let mut ask = || plugin::step().and_then(|()| ready());
     if let Some(answer) = ask()? {
         return Ok(Some(answer));
     }

@@ -68,6 +68,8 @@ fn remove_rules(nft: &mut Nft, gone: &Gone<'_>, with_sources: bool) -> Result<()
             sets.push((family, pods::SOURCES.to_owned()));
         }
     }
+    // Not needed, as this is a transaction, but without it `iptables-restore` of another call would start anew each time.
+    let _lock = if iptables::is_in_nf_tables(nft) { lock::firewall().ok() } else { None };
     ruleset::remove(
         nft,
         |_| Ok(sets.clone()),

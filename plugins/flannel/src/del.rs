@@ -19,36 +19,28 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
                 "flannel",
                 format_args!("{} is no config of a delegate: using one made of the network's config", path.display()),
             );
-            take_back(call, rebuilt(call, &config)?.0)?;
+            take_back(call, rebuilt(call, &config)?)?;
         }
-        // Nothing was made, or it is removed already. But if only the file was lost, this finds what is left.
+        // Nothing was made, or it is removed already. But if only the file was lost, this finds what is left. There are
+        // delegates whose second DEL fails: not a reason to ask for a third.
         Kept::Nothing => {
-            let (delegate, is_complete) = rebuilt(call, &config)?;
-            match take_back(call, delegate) {
-                Err(error) if is_complete && !is_missing(call, &config) => return Err(error),
-                Err(error) => host::syslog::warn(
+            if let Err(error) = rebuilt(call, &config).and_then(|delegate| take_back(call, delegate)) {
+                host::syslog::warn(
                     "flannel",
                     format_args!(
                         "nothing is known of {} {}; its delegate says: {error}",
                         call.env.container_id, call.env.ifname
                     ),
-                ),
-                Ok(()) => {}
+                );
             }
         }
     }
     scratch.remove(&attachment)
 }
 
-/// The delegate as it would be made now, and whether there is a lease for it.
-pub(crate) fn rebuilt(call: &Call, config: &Config) -> Result<(Delegate, bool), Error> {
-    let lease = plan::lease(&config.subnet_file()).ok();
-    Ok((Delegate::new(call, config, lease.as_ref())?, lease.is_some()))
-}
-
-/// A delegate that is not installed has made nothing.
-fn is_missing(call: &Call, config: &Config) -> bool {
-    config.delegate_type().is_ok_and(|plugin| cni::delegate::find(plugin, &call.env.path).is_err())
+/// The delegate as it would be made now, with or without a lease.
+pub(crate) fn rebuilt(call: &Call, config: &Config) -> Result<Delegate, Error> {
+    Delegate::new(call, config, plan::lease(&config.subnet_file()).ok().as_ref())
 }
 
 fn take_back(call: &Call, delegate: Delegate) -> Result<(), Error> {

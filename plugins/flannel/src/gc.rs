@@ -12,14 +12,17 @@ const LISTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     let valid = call.valid_attachments()?;
     let config = Config::lenient(call);
-    // First, as it tells what was still alive.
-    rebuilt(call, &config)?.0.with(call, &LISTS).run(call, "GC", &[])?;
+    // First, as it tells what was still alive. That it fails, or is no longer installed, keeps nothing else.
+    let delegates = rebuilt(call, &config).and_then(|delegate| delegate.with(call, &LISTS).run_if_known(call, "GC"));
+    let mut errors: Vec<Error> = delegates.err().into_iter().collect();
     // Without a list nothing is known to be stale; an empty one says that everything is.
-    let Some(valid) = valid else { return Ok(()) };
-    collect(call, &Scratch::new(call, config.data_dir()), &valid)
+    if let Some(valid) = valid {
+        errors.extend(collect(call, &Scratch::new(call, config.data_dir()), &valid));
+    }
+    Error::first_of(errors)
 }
 
-fn collect(call: &Call, scratch: &Scratch, valid: &[ValidAttachment]) -> Result<(), Error> {
+fn collect(call: &Call, scratch: &Scratch, valid: &[ValidAttachment]) -> Vec<Error> {
     let is_alive = |id: &str, ifname: &str| valid.iter().any(|v| v.container_id == id && v.ifname == ifname);
     let mut errors = Vec::new();
     for stale in scratch.attachments().filter(|a| !is_alive(&a.container_id, &a.ifname)) {
@@ -40,5 +43,5 @@ fn collect(call: &Call, scratch: &Scratch, valid: &[ValidAttachment]) -> Result<
         errors.extend(done.and_then(|()| scratch.remove(&stale)).err());
     }
     errors.extend(scratch.remove_leftovers(valid));
-    Error::first_of(errors)
+    errors
 }

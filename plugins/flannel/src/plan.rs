@@ -81,6 +81,11 @@ impl Delegate {
     pub(crate) fn run(&self, call: &Call, verb: &str, env: &[(&str, &str)]) -> Result<(), Error> {
         delegate::run_with(call, self.plugin(), verb, env, &self.to_json())
     }
+
+    /// The same for a verb that not all plugins have: code 4 is how they say so.
+    pub(crate) fn run_if_known(&self, call: &Call, verb: &str) -> Result<(), Error> {
+        self.run(call, verb, &[]).or_else(|e| if e.code == code::INVALID_ENVIRONMENT { Ok(()) } else { Err(e) })
+    }
 }
 
 /// `ranges` are flannel's, whatever the config says; its routes come before the networks'.

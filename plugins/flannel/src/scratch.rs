@@ -4,7 +4,8 @@
 //! Ours is `<dataDir>/.oxbridge/<network>/<container id>:<interface>`; a colon can be in none of the three. The
 //! reference's is `<dataDir>/<container id>`, one for all attachments of a container. It is read where ours is missing
 //! (the pod is older than our suite), and written as well: should the operator go back to the reference, its DEL needs
-//! it. One that is another network's is left alone. No fsync: after a power loss no pod lives, and what was lost is
+//! it. It is the first attachment's of the container: one that is another network's or another attachment's is left alone,
+//! and nobody takes it for that of an attachment beside one of which we have a file. No fsync: after a power loss no pod lives, and what was lost is
 //! built anew from the lease.
 
 use std::ffi::OsStr;
@@ -61,9 +62,11 @@ impl Scratch {
     /// What was kept of it.
     pub(crate) fn read(&self, attachment: &Attachment) -> Kept {
         let mut found = Kept::Nothing;
-        for path in [self.path(attachment), self.references_path(attachment)] {
+        // With another attachment there, it is not known whose the reference's file is.
+        let references = self.sibling(attachment).is_none().then(|| self.references_path(attachment));
+        for path in [self.path(attachment)].into_iter().chain(references) {
             let contents = match fs::read(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if fsutil::is_missing(&error) => continue,
                 contents => contents.unwrap_or_default(),
             };
             match Delegate::from_json(&contents, &self.network) {
@@ -85,7 +88,7 @@ impl Scratch {
         let write = || {
             fsutil::make_dirs(&self.folder(), FOLDER_MODE)?;
             self.replace(attachment, &self.path(attachment), &json)?;
-            if !before.references.as_ref().is_some_and(|contents| self.is_foreign(contents)) {
+            if before.references == before.own || !self.is_used(before.references.as_deref()) {
                 self.replace(attachment, &self.references_path(attachment), &json)?;
             }
             Ok(())
@@ -114,16 +117,31 @@ impl Scratch {
         files.into_iter().map(put_back).fold(Ok(()), io::Result::and)
     }
 
-    /// Forgets the attachment; the reference's file goes with the container's last one of this network.
+    /// Forgets the attachment. The reference's file becomes that of an attachment that the container still has in this
+    /// network, and goes with the last one.
     pub(crate) fn remove(&self, attachment: &Attachment) -> Result<(), Error> {
-        remove(&self.path(attachment))?;
+        let own = fs::read(self.path(attachment)).ok();
         let path = self.references_path(attachment);
-        match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Ok(contents) if self.is_foreign(&contents) => Ok(()),
-            _ if self.attachments().any(|other| other.container_id == attachment.container_id) => Ok(()),
-            _ => remove(&path),
+        let references = fs::read(&path);
+        remove(&self.path(attachment))?;
+        match (references, self.sibling(attachment)) {
+            (Err(error), _) if fsutil::is_missing(&error) => Ok(()),
+            (Ok(contents), _) if self.is_foreign(&contents) => Ok(()),
+            (Ok(contents), Some(sibling)) if Some(&contents) == own.as_ref() => {
+                let written = fs::read(self.path(&sibling)).and_then(|json| self.replace(attachment, &path, &json));
+                if let Err(error) = written {
+                    host::syslog::warn("flannel", format_args!("failed to write {}: {error}", path.display()));
+                }
+                Ok(())
+            }
+            (_, Some(_)) => Ok(()),
+            (_, None) => remove(&path),
         }
+    }
+
+    /// Another attachment of the container of which we have a file.
+    fn sibling(&self, attachment: &Attachment) -> Option<Attachment> {
+        self.attachments().find(|a| a.container_id == attachment.container_id && a.ifname != attachment.ifname)
     }
 
     /// The attachments of which we have a file.
@@ -178,6 +196,11 @@ impl Scratch {
     fn replace(&self, attachment: &Attachment, path: &Path, contents: &[u8]) -> io::Result<()> {
         let temporary = self.folder().join(format!("{TEMPORARY}{}", attachment.identity_hex()));
         fsutil::replace(path, &temporary, contents, FILE_MODE)
+    }
+
+    /// Whether somebody may ask for a file with these contents: it is a config of a delegate, or another network's.
+    fn is_used(&self, contents: Option<&[u8]>) -> bool {
+        contents.is_some_and(|json| self.is_foreign(json) || Delegate::from_json(json, &self.network).is_some())
     }
 
     /// Whether these are the contents of another network's file.
@@ -241,8 +264,14 @@ mod tests {
         {
             assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, mode);
         }
+        let references = || fs::read(scratch.data_dir.join("c")).unwrap();
+        assert_eq!(references(), delegate("n", "1").to_json());
+        scratch.write(&first, &delegate("n", "3")).unwrap();
+        assert_eq!(references(), delegate("n", "3").to_json());
         scratch.remove(&first).unwrap();
         assert_eq!(files(&scratch), ["c", "c:net.1"]);
+        assert_eq!(scratch.read(&first), Kept::Nothing);
+        assert_eq!(references(), delegate("n", "2").to_json());
         scratch.remove(&second).unwrap();
         scratch.remove(&second).unwrap();
         assert!(files(&scratch).is_empty());
@@ -282,6 +311,31 @@ mod tests {
         assert_eq!(scratch.read(&of), Kept::Unreadable(theirs));
         scratch.remove(&of).unwrap();
         assert!(files(&scratch).is_empty());
+    }
+
+    #[test]
+    fn the_references_own_attachment_keeps_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let scratch = scratch(&dir, "n");
+        fs::create_dir(&scratch.data_dir).unwrap();
+        let theirs = delegate("n", "theirs").to_json();
+        fs::write(scratch.data_dir.join("c"), &theirs).unwrap();
+        scratch.write(&attachment("c", "net1"), &delegate("n", "ours")).unwrap();
+        assert_eq!(fs::read(scratch.data_dir.join("c")).unwrap(), theirs);
+        scratch.remove(&attachment("c", "eth0")).unwrap();
+        assert_eq!(scratch.read(&attachment("c", "net1")), Kept::Delegate(delegate("n", "ours")));
+    }
+
+    #[test]
+    fn of_names_that_cannot_be_there_is_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        for (folder, id) in [("file", "c".to_owned()), ("a\0b", "c".to_owned()), ("data", "c".repeat(300))] {
+            let scratch = Scratch { data_dir: dir.path().join(folder), network: "n".into() };
+            let of = attachment(&id, "eth0");
+            assert_eq!(scratch.read(&of), Kept::Nothing, "{folder}");
+            scratch.remove(&of).unwrap();
+        }
     }
 
     #[test]

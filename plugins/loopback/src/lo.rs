@@ -12,9 +12,6 @@ use netlink::{Protocol, Socket};
 const NAME: &str = "lo";
 
 pub(crate) fn add(call: &Call) -> Result<(), Error> {
-    if host::stdio::stdout_was_closed() {
-        return Err(Error::new(cni::code::IO_FAILURE, host::stdio::NO_STDOUT));
-    }
     check_config(call)?;
     let previous = call.prev_result()?;
     let (mut socket, netns) = open(call)?;

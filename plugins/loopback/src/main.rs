@@ -25,6 +25,5 @@ impl cni::Plugin for Loopback {
 }
 
 fn main() -> ExitCode {
-    host::signal::install();
-    cni::main(Loopback)
+    plugin::main(Loopback)
 }

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use cni::{Call, Error};
+use cni::{Attachment, Call, Error};
 use host::undo::Undo;
 use netlink::link::Link;
 use netlink::nft::Nft;
@@ -21,12 +21,17 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     let plan = Plan::new(call)?;
     let previous = call.prev_result()?.ok_or_else(|| Error::internal("must be called as chained plugin"))?;
     let targets = plan.targets(&previous, &call.env.ifname);
-    if targets.is_empty() {
-        return call.reply(&previous);
-    }
     let attachment = call.attachment();
+    if targets.is_empty() {
+        // A pod without ports does not depend on anything that has to do with them.
+        let sockets = forget(&attachment).map_err(|error| {
+            host::syslog::warn("portmap", format_args!("looking for ports of an earlier ADD: {}", error.msg));
+        });
+        call.reply(&previous)?;
+        drop(sockets);
+        return Ok(());
+    }
     let mut route = open(Protocol::Route)?;
-    let host = Host::look(&mut route).map_err(|e| failed("list the host's addresses", &e))?;
     let link = owner::host_link(&mut route, &attachment).map_err(|e| failed("look for the pod's host link", &e))?;
     step()?;
 
@@ -35,17 +40,21 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     let made = Cell::new(false);
     let pod = Pod::new(call, &attachment, targets.iter().map(|t| t.pod.addr()).collect());
     let mut undo = Undo::new();
+    let host;
     match plan.backend {
         Backend::Nftables => {
             let nft = nft.insert(Nft::open().map_err(|e| failed("open nf_tables", &e))?);
             undo_by(&mut undo, &pod, &plan, &made);
             let owner = Owner::new(call, link.as_ref(), 0);
-            let request = native::Request { attachment: &attachment, targets: &targets, host: &host, owner };
-            native::install(nft, &mut route, &request, &made)?;
+            let request = native::Request { attachment: &attachment, targets: &targets, owner };
+            host = native::install(nft, &mut route, &request, &made)?;
         }
         Backend::Iptables => {
-            undo_by(&mut undo, &pod, &plan, &made);
+            host = Host::look(&mut route).map_err(|e| failed("list the host's addresses", &e))?;
             holders::clear_native(&mut route, &attachment, &targets)?;
+            // Those would win.
+            nft = forget_native(&attachment, &plan)?;
+            undo_by(&mut undo, &pod, &plan, &made);
             for target in &targets {
                 step()?;
                 iptables::install(&attachment, target, &made)?;
@@ -56,10 +65,42 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     open_ways(&mut route, link.as_ref(), &targets, &mut undo)?;
     flows::forget_of_host(&targets, &host.local);
     listeners::warn(&targets);
+    host.tell_of_unreachable(&targets);
     step()?;
     call.reply(&previous)?;
     undo.disarm();
+    drop(nft);
     Ok(())
+}
+
+/// nf_tables, if the kernel has it.
+fn nft() -> Result<Option<Nft>, Error> {
+    match Nft::open() {
+        Ok(nft) => Ok(Some(nft)),
+        Err(error) if ruleset::is_unsupported(&error) => Ok(None),
+        Err(error) => Err(failed("open nf_tables", &error)),
+    }
+}
+
+/// Removes what an earlier ADD of the attachment published: there is nothing to publish any more. What is returned is
+/// to be closed last.
+fn forget(attachment: &Attachment) -> Result<(Option<Nft>, Option<Socket>), Error> {
+    let mut nft = nft()?;
+    let ports = match &mut nft {
+        Some(nft) => native::forget(nft, attachment)?,
+        None => Vec::new(),
+    };
+    let flows = flows::forget_of_pods(&ports);
+    Ok((nft, flows))
+}
+
+/// Removes what the other backend made for the attachment.
+fn forget_native(attachment: &Attachment, plan: &Plan) -> Result<Option<Nft>, Error> {
+    let mut nft = nft()?;
+    if let Some(nft) = &mut nft {
+        native::remove(nft, attachment, Some(plan), |_, _| Ok(()))?;
+    }
+    Ok(nft)
 }
 
 /// Removes the rules again, if any were made.

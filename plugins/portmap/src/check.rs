@@ -6,7 +6,6 @@ use netlink::nft::Nft;
 
 use crate::add::{failed, open};
 use crate::config::{Backend, Plan, Target};
-use crate::native::addresses::Host;
 use crate::native::owner;
 use crate::{guard, hairpin, iptables, localnet, native, reference};
 
@@ -19,11 +18,10 @@ pub(crate) fn check(call: &Call) -> Result<(), Error> {
     }
     let attachment = call.attachment();
     let mut route = open(Protocol::Route)?;
-    let host = Host::look(&mut route).map_err(|e| failed("list the host's addresses", &e))?;
     let mut has_way = false;
     let mut is_ours = plan.backend == Backend::Nftables;
     for target in &targets {
-        match look(&attachment, target, &host)? {
+        match look(&attachment, target)? {
             Found::Whole => {}
             Found::References => is_ours = false,
             Found::Lacks(what) => {
@@ -73,7 +71,7 @@ impl From<Option<String>> for Found {
     }
 }
 
-fn look(attachment: &Attachment, target: &Target<'_>, host: &Host) -> Result<Found, Error> {
+fn look(attachment: &Attachment, target: &Target<'_>) -> Result<Found, Error> {
     let in_iptables = || -> Result<Option<String>, Error> {
         Ok(iptables::missing(attachment, target)?.map(|rule| format!("{rule} is missing in iptables")))
     };
@@ -82,7 +80,7 @@ fn look(attachment: &Attachment, target: &Target<'_>, host: &Host) -> Result<Fou
     }
     let mut nft = Nft::open().map_err(|e| failed("open nf_tables", &e))?;
     let reading = |e| failed("read the rules", &e);
-    let Some(missing) = native::missing(&mut nft, attachment, target, host).map_err(reading)? else {
+    let Some(missing) = native::missing(&mut nft, attachment, target).map_err(reading)? else {
         return Ok(Found::Whole);
     };
     let count = target.mappings().count();

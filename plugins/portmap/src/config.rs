@@ -1,5 +1,6 @@
 //! From what the config says to what is to be done: [`Config`] is the JSON, [`Plan`] has nothing left to check.
 
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use cni::{AddResult, Call, Cidr, Error};
@@ -42,7 +43,7 @@ struct PortMapping {
 }
 
 /// A transport protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Protocol {
     Tcp,
     Udp,
@@ -296,21 +297,36 @@ fn backend(name: Option<&str>) -> Result<Option<Backend>, Error> {
 
 fn mappings(list: &[PortMapping]) -> Result<Vec<Mapping>, Error> {
     let mut all: Vec<Mapping> = Vec::with_capacity(list.len());
+    // By protocol, port and address: one that is for both families, or one for each.
+    let mut positions: HashMap<(Protocol, u16, Option<IpAddr>), Vec<usize>> = HashMap::with_capacity(list.len());
     for given in list {
         let mapping = mapping(given)?;
-        let mut same = all.iter().filter(|other| other.collides(&mapping));
-        if let Some(other) = same.clone().find(|other| other.container_port != mapping.container_port) {
+        let same = positions.entry((mapping.protocol, mapping.host_port, mapping.address())).or_default();
+        let colliding = || same.iter().map(|at| &all[*at]).filter(|other| other.collides(&mapping));
+        if let Some(other) = colliding().find(|other| other.container_port != mapping.container_port) {
             return Err(Error::internal(format!(
                 "host port {mapping} is mapped twice, to container port {} and to {}",
                 other.container_port, mapping.container_port
             )));
         }
         // The same again adds nothing, unless it is for both families and those before are for one.
-        if same.next().is_none() || mapping.host_ip.is_none() {
-            all.retain(|other| !other.collides(&mapping));
-            all.push(mapping);
+        match colliding().next() {
+            None => {
+                same.push(all.len());
+                all.push(mapping);
+            }
+            Some(_) if mapping.host_ip.is_none() => {
+                // The first of them becomes the whole; a second one says what it says already.
+                all[same[0]] = mapping;
+                same.truncate(1);
+            }
+            Some(_) => {}
         }
     }
+    // What another has swallowed.
+    let kept: HashSet<usize> = positions.into_values().flatten().collect();
+    let mut position = 0..;
+    all.retain(|_| position.next().is_some_and(|at| kept.contains(&at)));
     Ok(all)
 }
 
@@ -417,7 +433,8 @@ pub(crate) mod tests {
         assert_eq!(ports(&[map("", 1), map("", 1)]).unwrap().mappings.len(), 1);
         assert_eq!(ports(&[map("", 1), map("0.0.0.0", 1)]).unwrap().mappings.len(), 1);
         assert_eq!(ports(&[map("::", 1), map("0.0.0.0", 1)]).unwrap().mappings.len(), 2);
-        assert_eq!(ports(&[map("::", 1), map("0.0.0.0", 1), map("", 1)]).unwrap().mappings[0].host_ip, None);
+        let both = ports(&[map("::", 1), map("0.0.0.0", 1), map("", 1), map("::", 1)]).unwrap().mappings;
+        assert!(both.len() == 1 && both[0].host_ip.is_none(), "{both:?}");
         assert_eq!(ports(&[map("::", 1), map("0.0.0.0", 2)]).unwrap().mappings.len(), 2);
         assert_eq!(ports(&[map("", 1), map("10.0.0.1", 2)]).unwrap().mappings.len(), 2);
         let error = ports(&[map("", 1), map("0.0.0.0", 2)]).unwrap_err();

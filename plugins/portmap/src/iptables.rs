@@ -87,7 +87,7 @@ pub(crate) fn install(attachment: &Attachment, target: &Target<'_>, made: &Cell<
     let mut saved = save(target.family())?;
     for _ in 0..ATTEMPTS {
         refuse_taken(attachment, target, &saved)?;
-        made.set(made.get() || !has_chain(&saved, &chain(attachment)));
+        made.set(made.get() || first_missing(attachment, target, &saved).is_some());
         let script = addition(attachment, target, &saved)?;
         let Err(error) = restore(target.family(), &script) else { return Ok(()) };
         let now = save(target.family())?;

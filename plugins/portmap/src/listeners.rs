@@ -29,7 +29,9 @@ fn listener(mapping: &Mapping, addresses: &[IpAddr]) -> Option<String> {
     };
     // A kernel that does not tell is no reason to fail.
     let listeners = sock_diag::listeners(transport, mapping.host_port).ok().flatten()?;
-    let found = listeners.iter().find(|l| addresses.iter().any(|ip| l.hears(*ip)))?;
+    // What is sent to [::1] stays on the host.
+    let mut losing = listeners.iter().filter(|l| l.ip != Ipv6Addr::LOCALHOST);
+    let found = losing.find(|l| addresses.iter().any(|ip| l.hears(*ip)))?;
     let holder = socket_holder::of(found.inode).map_or_else(|| "a program".to_owned(), |h| h.to_string());
     Some(format!("{holder} of the host listens on {}:{}, which now leads to the pod", found.ip, mapping_port(mapping)))
 }

@@ -1,6 +1,6 @@
 //! ADD: one transaction. Whatever fails, all that this call changed is what it was.
 
-use cni::{AddResult, Call, Error};
+use cni::{AddResult, Attachment, Call, Error};
 use host::netns::NetNs;
 use host::undo::Undo;
 use netlink::Socket;
@@ -78,10 +78,14 @@ fn warn_of_small_mtu(plan: &Plan, previous: &AddResult) {
 /// tuned by now.
 fn back_up<'a>(call: &Call, plan: &Plan, pod: Pod<'a>, link: &Link, undo: &mut Undo<'a>) -> Result<(), Error> {
     let store = Store::new(plan.data_dir.clone());
+    let found = store.find(pod.attachment);
+    if let Some(other) = found.others_record(pod.attachment) {
+        refuse_collision(pod.attachment, other)?;
+    }
     let before = store.snapshot(pod.attachment);
     let id = LinkId::new(pod.netns, link.index);
     let present = Attributes::of(link).only(&plan.attributes);
-    let originals = match store.find(pod.attachment).of_earlier_add(&id) {
+    let originals = match found.of_earlier_add(&id) {
         Some(kept) => kept.or(&present),
         None => present,
     };
@@ -96,6 +100,24 @@ fn back_up<'a>(call: &Call, plan: &Plan, pod: Pod<'a>, link: &Link, undo: &mut U
         ))
         .with_details("without it DEL could not restore the interface; set another dataDir")
     })
+}
+
+/// The file's name, which is the reference's, does not keep ("a_b", "c") and ("a", "b_c") apart: what is kept of a link
+/// that still exists must not be lost.
+fn refuse_collision(attachment: &Attachment, record: &Record) -> Result<(), Error> {
+    let other = record.attachment();
+    if (&other.container_id, &other.ifname) == (&attachment.container_id, &attachment.ifname) {
+        return Ok(());
+    }
+    let Ok(netns) = NetNs::open(record.netns()) else { return Ok(()) };
+    match (Pod { netns: &netns, attachment: &other, result: None }).of(record) {
+        None => Ok(()),
+        Some(_) => Err(Error::internal(format!(
+            "failed to keep what \"{}\" was before: the file of that name is that of \"{}\" of container {}",
+            attachment.ifname, other.ifname, other.container_id
+        ))
+        .with_details("another dataDir keeps them apart")),
+    }
 }
 
 fn set<'a>(

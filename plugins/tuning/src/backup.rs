@@ -7,11 +7,12 @@
 //! it: what the reference's second ADD overwrites with tuned values, the record still has.
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cni::{Attachment, decode};
-use host::fsutil;
+use host::fsutil::{self, is_missing};
 use host::netns::NetNs;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,10 @@ use crate::attributes::Attributes;
 /// Our own folder below the one of the backups.
 const OWN: &str = ".oxbridge";
 const SUFFIX: &str = ".json";
+/// Of a file that is being written.
+const UNFINISHED: &str = "new";
+/// No ADD takes as long to write a file.
+const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// The backups of a `dataDir`.
 #[derive(Debug)]
@@ -101,9 +106,20 @@ impl Found {
         *self == Self::default()
     }
 
-    /// Whether it belongs to another attachment: of another network, or one whose names make the same file name.
+    /// Whether it belongs to another attachment: of another network, or one whose names make the same file name. The
+    /// record alone does, if the reference has written the backup since.
     pub(crate) fn is_anothers(&self, attachment: &Attachment) -> bool {
-        self.record.as_ref().is_some_and(|record| record.attachment() != *attachment)
+        self.others_record(attachment).is_some_and(|record| !self.is_backup_newer(record))
+    }
+
+    /// The record, if it is another attachment's.
+    pub(crate) fn others_record(&self, attachment: &Attachment) -> Option<&Record> {
+        self.record.as_ref().filter(|record| record.attachment() != *attachment)
+    }
+
+    /// Whether the reference has written since, which keeps no record.
+    fn is_backup_newer(&self, record: &Record) -> bool {
+        self.backup.as_ref().is_some_and(|backup| *backup != record.originals)
     }
 
     /// What the link was before any of our calls, if that is known.
@@ -114,8 +130,8 @@ impl Found {
     /// What the link is to be restored to.
     pub(crate) fn originals(&self, link: &LinkId) -> Option<&Attributes> {
         let Some(record) = &self.record else { return self.backup.as_ref() };
-        // Of another link; unless the reference has written since, which keeps no record.
-        let newer = || self.backup.as_ref().filter(|backup| **backup != record.originals);
+        // Of another link; unless the backup is not its.
+        let newer = || self.backup.as_ref().filter(|_| self.is_backup_newer(record));
         self.of_earlier_add(link).or_else(newer)
     }
 }
@@ -150,7 +166,7 @@ impl Store {
     pub(crate) fn save(&self, record: &Record) -> io::Result<()> {
         let [backup, own] = self.files(&record.attachment());
         fsutil::make_dirs(&self.folder.join(OWN), 0o700)?;
-        let temporary = own.with_extension("new");
+        let temporary = own.with_extension(UNFINISHED);
         fsutil::replace(&own, &temporary, &serde_json::to_vec(record)?, 0o600)?;
         fsutil::replace(&backup, &temporary, &indented(&record.originals)?, 0o600)
     }
@@ -159,7 +175,22 @@ impl Store {
     pub(crate) fn remove(&self, attachment: &Attachment) -> io::Result<()> {
         let [backup, record] = self.files(attachment);
         // The record last: without it nobody would know whose the backup is.
-        [backup, record.with_extension("new"), record].iter().try_for_each(|file| remove(file))
+        [backup, record.with_extension(UNFINISHED), record].iter().try_for_each(|file| remove(file))
+    }
+
+    /// Removes the backup of an attachment beside which another's record stands.
+    pub(crate) fn remove_backup(&self, attachment: &Attachment) -> io::Result<()> {
+        remove(&self.files(attachment)[0])
+    }
+
+    /// Removes what killed ADDs were writing, of whichever network: the file may not tell yet.
+    pub(crate) fn remove_abandoned(&self) -> io::Result<()> {
+        let entries = fs::read_dir(self.folder.join(OWN)).into_iter().flatten().flatten();
+        let is_abandoned = |path: &PathBuf| {
+            let age = fs::symlink_metadata(path).and_then(|m| m.modified()).ok().and_then(|time| time.elapsed().ok());
+            path.extension().is_some_and(|e| e == UNFINISHED) && age.is_some_and(|age| age > ABANDONED)
+        };
+        entries.map(|entry| entry.path()).filter(is_abandoned).try_for_each(|path| remove(&path))
     }
 
     /// The contents of both files, to be put back by [`Store::put_back`].
@@ -170,7 +201,7 @@ impl Store {
     /// Makes both files what they were.
     pub(crate) fn put_back(&self, attachment: &Attachment, before: &[Option<Vec<u8>>; 2]) -> io::Result<()> {
         let files = self.files(attachment);
-        let temporary = files[1].with_extension("new");
+        let temporary = files[1].with_extension(UNFINISHED);
         for (file, contents) in files.iter().zip(before) {
             match contents {
                 Some(contents) => fsutil::replace(file, &temporary, contents, 0o600)?,
@@ -217,14 +248,9 @@ fn read_record(path: &Path) -> io::Result<Record> {
 
 fn remove(file: &Path) -> io::Result<()> {
     match fsutil::remove(file) {
-        Err(error) if !is_missing(&error) => Err(io::Error::new(error.kind(), format!("{}: {error}", file.display()))),
-        _ => Ok(()),
+        Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", file.display()))),
+        Ok(_) => Ok(()),
     }
-}
-
-/// Nothing is there, nor can be: a part of the path is missing, or is no folder.
-fn is_missing(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 /// As Go's `json.MarshalIndent(…, "", " ")` writes it.

@@ -20,7 +20,11 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
         // No reason to fail: another DEL could not do it either.
         host::syslog::warn("tuning", failure);
     }
-    store.remove(&attachment).map_err(|e| {
+    let removed = match found.others_record(&attachment) {
+        Some(_) => store.remove_backup(&attachment),
+        None => store.remove(&attachment),
+    };
+    removed.map_err(|e| {
         Error::internal(format!("failed to remove the backup {e}")).with_details("the file system may be read-only")
     })
 }

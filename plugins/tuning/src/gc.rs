@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use cni::{Attachment, Call, Error};
 use host::netns::NetNs;
 
-use crate::backup::{LinkId, Record, Store};
+use crate::backup::{Record, Store};
 use crate::config;
 use crate::pod::Pod;
 
@@ -40,6 +40,9 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
             result = Err(Error::internal(format!("failed to remove the backup {error}")));
         }
     }
+    if let Err(error) = store.remove_abandoned() {
+        result = Err(Error::internal(format!("failed to remove an unfinished backup {error}")));
+    }
     result
 }
 
@@ -47,5 +50,5 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
 fn is_up(record: &Record, attachment: &Attachment) -> bool {
     let Ok(netns) = NetNs::open(record.netns()) else { return false };
     let pod = Pod { netns: &netns, attachment, result: None };
-    pod.find().is_ok_and(|(_, link)| link.is_up() && record.is_of(&LinkId::new(&netns, link.index)))
+    pod.of(record).is_some_and(|link| link.is_up())
 }

@@ -12,14 +12,22 @@ use crate::spoof;
 /// Gives the link another address. The filter first: else the announcement would not pass it.
 pub(crate) fn change(pod: &Pod<'_>, socket: &mut Socket, link: &Link, to: Mac) -> Result<(), String> {
     let from = link.mac.ok_or("it has no MAC address of six bytes")?;
-    if from != to {
-        spoof::follow(pod.attachment, from, to).map_err(|e| e.to_string())?;
+    follow(pod, from, to)?;
+    if let Err(error) = announce(pod, socket, link, to) {
+        return Err(match follow(pod, to, from) {
+            Ok(()) => error,
+            Err(also) => format!("{error}; the spoof filter goes by the new address nevertheless: {also}"),
+        });
     }
-    announce(pod, socket, link, to)?;
     if from != to {
         forget_neighbours(pod);
     }
     Ok(())
+}
+
+/// Lets the spoof filter go by the address `to`.
+fn follow(pod: &Pod<'_>, from: Mac, to: Mac) -> Result<(), String> {
+    if from == to { Ok(()) } else { spoof::follow(pod.attachment, from, to).map_err(|e| e.to_string()) }
 }
 
 /// Sets the address, and lets the link announce its IP addresses by it, whatever its settings say of this.

@@ -6,6 +6,7 @@ use netlink::link::{self, Link};
 use netlink::{Protocol, Socket};
 
 use crate::attributes::{Attribute, Attributes};
+use crate::backup::{LinkId, Record};
 use crate::mac;
 
 /// An attachment's end in its pod.
@@ -36,6 +37,12 @@ impl Pod<'_> {
                 .with_details("tuning comes behind the plugin that makes the interface, and has its CNI_IFNAME"));
         };
         Ok((socket, link))
+    }
+
+    /// Its link, if that is the one that the record is of.
+    pub(crate) fn of(&self, record: &Record) -> Option<Link> {
+        let (_, link) = self.look().ok()?;
+        link.filter(|link| record.is_of(&LinkId::new(self.netns, link.index)))
     }
 
     /// Sets one attribute of the link, which was as `link` says.

@@ -13,6 +13,9 @@ use host::undo::Undo;
 /// Stands for the interface's name in a key.
 const IFNAME: &str = "IFNAME";
 
+/// The one setting that can be empty. To all others an empty value says nothing, as with the reference.
+const CLEARABLE: &str = "net/ipv4/ip_local_reserved_ports";
+
 /// A sysctl to be set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Setting {
@@ -140,9 +143,9 @@ fn write(setting: &Setting) -> Result<(), Error> {
     }
 }
 
-/// An empty value is a line without anything: to write nothing at all would leave the setting as it is.
+/// To write nothing at all leaves a setting as it is; a list is cleared by a line without anything.
 fn overwrite(path: &str, value: &str) -> io::Result<()> {
-    sysctl::overwrite(path, if value.is_empty() { "\n" } else { value })
+    sysctl::overwrite(path, if value.is_empty() && path == CLEARABLE { "\n" } else { value })
 }
 
 /// Writes back whatever differs, in reverse, past errors. Error: the first.
@@ -186,6 +189,8 @@ pub(crate) fn check(settings: &[Setting]) -> Result<(), Error> {
     for setting in settings {
         let Setting { key, path, value } = setting;
         match sysctl::get(path) {
+            // It has left the setting as it was.
+            Ok(_) if value.is_empty() && path != CLEARABLE => {}
             Ok(present) if is_same(&present, value) => {}
             Ok(present) => {
                 return Err(Error::internal(format!("sysctl {key:?}: found {present:?}, expected {value:?}"))
@@ -204,13 +209,14 @@ pub(crate) fn check(settings: &[Setting]) -> Result<(), Error> {
 }
 
 /// Whether the kernel's text means what was written: it puts tabs between numbers, prints them in decimal, sorts lists of
-/// ports, and prints all digits of an address (stable_secret).
+/// ports, and prints all digits of an address (stable_secret) and of a key (tcp_fastopen_key).
 fn is_same(present: &str, wanted: &str) -> bool {
     let (a, b): (Vec<_>, Vec<_>) = (present.split_whitespace().collect(), wanted.split_whitespace().collect());
     let words = |(a, b): (&&str, &&str)| {
         a.eq_ignore_ascii_case(b)
             || number(a).is_some() && number(a) == number(b)
             || address(a).is_some() && address(a) == address(b)
+            || fastopen_keys(a).is_some() && fastopen_keys(a) == fastopen_keys(b)
     };
     a.len() == b.len() && a.iter().zip(&b).all(words)
         || wanted.contains([',', '-']) && ranges(present).is_some_and(|ranges_a| ranges(wanted) == Some(ranges_a))
@@ -218,6 +224,20 @@ fn is_same(present: &str, wanted: &str) -> bool {
 
 fn address(word: &str) -> Option<Ipv6Addr> {
     word.parse().ok()
+}
+
+/// One key or more: four hexadecimal numbers each.
+fn fastopen_keys(word: &str) -> Option<Vec<u32>> {
+    let mut numbers = Vec::new();
+    for key in word.split(',') {
+        let before = numbers.len();
+        for part in key.split('-') {
+            // Only digits: Rust would also take a plus.
+            numbers.push(u32::from_str_radix(part, 16).ok().filter(|_| !part.starts_with('+'))?);
+        }
+        (numbers.len() - before == 4).then_some(())?;
+    }
+    Some(numbers)
 }
 
 /// A number as the kernel reads it: with 0x in front hexadecimal, with 0 octal.
@@ -323,6 +343,8 @@ mod tests {
             ("8080,9000-9010", "9000-9004,8080,9005-9010"),
             ("8080-8081", "8080,8081"),
             ("2001:0db8:0000:0000:0000:0000:0000:0001", "2001:db8::1"),
+            ("00000001-00000002-00000003-0000000a", "1-2-3-A"),
+            ("00000001-00000002-00000003-00000004,00000005-00000006-00000007-00000008", "1-2-3-4,5-6-7-8"),
         ] {
             assert!(is_same(present, wanted), "{present:?} {wanted:?}");
         }
@@ -336,6 +358,9 @@ mod tests {
             ("1", "+2"),
             ("8", "08"),
             ("1-2", "1,3"),
+            ("00000001-00000002-00000003-00000004", "1-2-3-5"),
+            ("00000001-00000002-00000003-00000004", "1-2-3"),
+            ("00000001-00000002-00000003-00000004", "1-2-3-4,1-2-3-4"),
         ] {
             assert!(!is_same(present, wanted), "{present:?} {wanted:?}");
         }

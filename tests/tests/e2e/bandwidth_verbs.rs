@@ -128,6 +128,42 @@ fn a_second_add_replaces_the_first() {
 }
 
 #[test]
+fn limits_that_the_config_no_longer_has() {
+    case(|| {
+        let host = Host::new();
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        let before = host.snapshot();
+        let call = |limits: &Value| host.plugin("bandwidth").pod(&pod).config_with(&config(limits.clone()), &result);
+        let ingress = json!({ "ingressRate": 8_000_000, "ingressBurst": 80_000 });
+        let egress = json!({ "egressRate": 8_000_000, "egressBurst": 80_000 });
+        for (earlier, now, found) in [
+            (&ingress, &json!({}), "a tbf"),
+            (&egress, &json!({}), "the ifb"),
+            (&limits(), &json!({}), "a tbf"),
+            (&limits(), &ingress, "the ifb"),
+            (&limits(), &egress, "a tbf"),
+        ] {
+            call(earlier).add().ok();
+            call(now).check().failure().is(999, &format!("found {found}|expected none"));
+            call(now).add().ok();
+            call(now).check().ok();
+            if *now == json!({}) {
+                host.assert_as(&before);
+            }
+            call(now).del().ok();
+        }
+        host.assert_as(&before);
+        // What others do to the link is theirs.
+        let end = result["interfaces"][1]["name"].as_str().unwrap();
+        host.run(&format!("tc qdisc add dev {end} root handle 5: pfifo limit 10"));
+        call(&json!({})).add().ok();
+        call(&json!({})).check().ok();
+        assert_eq!(qdiscs(&host, end).len(), 1);
+    });
+}
+
+#[test]
 fn a_result_that_nobody_can_read_undoes_everything() {
     case(|| {
         let host = Host::new();
@@ -291,10 +327,16 @@ fn pods_of_the_reference_are_checked_and_removed() {
     case(|| {
         let host = Host::new();
         let before = host.warm_up(&config::dual_stack());
-        // As configured; containerd's; CRI-O's.
-        for burst in [160_000_u64, 2_147_483_647, 34_359_738_352] {
-            let limits =
-                with(&limits(), json!({ "egressBurst": burst, "ingressRate": 7_777_777, "ingressBurst": 99_999 }));
+        // As configured; containerd's; CRI-O's; and what takes long.
+        for (burst, rate) in [
+            (160_000_u64, 4_000_000),
+            (2_147_483_647, 4_000_000),
+            (34_359_738_352, 4_000_000),
+            (2_147_483_647, 3_000),
+            (2_147_483_647, 100_000),
+        ] {
+            let limits = json!({
+                "egressRate": rate, "egressBurst": burst, "ingressRate": 7_777_777, "ingressBurst": 99_999 });
             let pod = host.pod();
             let result = host.reference("bridge").pod(&pod).config(&config::dual_stack()).add().result();
             let config = config(limits);
@@ -341,5 +383,37 @@ fn an_unmarked_ifb_is_not_taken_from_its_user() {
         check.ok();
         host.plugin("bandwidth").pod(&pod).ifname("net1").config_with(&config(limits()), &first).del().ok();
         assert!(ifbs(&host).is_empty());
+    });
+}
+
+/// Runtimes pass no result to a DEL of a config before 0.4.0.
+#[test]
+fn without_a_result_an_unmarked_ifb_is_its_users() {
+    case(|| {
+        let bridge = config::bridge();
+        let one_way = json!({ "ingressRate": 8_000_000, "ingressBurst": 80_000 });
+        for (second, keeps_pair) in [(config(limits()), true), (config(one_way), true), (config(limits()), false)] {
+            let host = Host::new();
+            let mut pod = host.pod();
+            let first = host.reference("bridge").pod(&pod).config(&bridge).add().result();
+            let first = host.reference("bandwidth").pod(&pod).config_with(&config(limits()), &first).add().result();
+            "net1".clone_into(&mut pod.ifname);
+            let without_routes = with(&bridge, json!({ "ipam": { "routes": null } }));
+            let result = host.plugin("bridge").pod(&pod).config(&without_routes).add().result();
+            host.plugin("bandwidth").pod(&pod).config_with(&second, &result).add().ok();
+            if !keeps_pair {
+                host.plugin("bridge").pod(&pod).config_with(&bridge, &result).del().ok();
+            }
+            for _ in 0..2 {
+                host.plugin("bandwidth").pod(&pod).config(&second).del().ok();
+                assert_eq!(ifbs(&host).len(), 1, "{second} {keeps_pair}");
+            }
+            "eth0".clone_into(&mut pod.ifname);
+            host.plugin("bandwidth").pod(&pod).config_with(&config(limits()), &first).check().ok();
+            // Whether the namespace can be asked or not.
+            let netns = if keeps_pair { pod.path.clone() } else { String::new() };
+            host.plugin("bandwidth").pod(&pod).netns(&netns).config(&config(limits())).del().ok();
+            assert!(ifbs(&host).is_empty());
+        }
     });
 }

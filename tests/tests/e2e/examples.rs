@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     net::{TcpListener, TcpStream},
+    time::Instant,
 };
 
 use serde_json::Value;
@@ -149,7 +150,12 @@ fn portmap_leads_from_a_port_of_the_host_to_the_pod() {
         network.call("add", &pod).env("CAP_ARGS", ports).run().ok();
         let _server = pod.enter(|| TcpListener::bind("[::]:80").unwrap());
         for address in ["127.0.0.1:8062", "10.62.0.1:8062", "[fd00:62::1]:8062"] {
-            host.enter(|| TcpStream::connect_timeout(&address.parse().unwrap(), PATIENCE).unwrap());
+            let address = address.parse().unwrap();
+            let deadline = Instant::now() + PATIENCE * 2;
+            // Until the pod is known as a neighbour, which with the reference's plugins takes a while.
+            while host.enter(|| TcpStream::connect_timeout(&address, PATIENCE).is_err()) {
+                assert!(Instant::now() < deadline, "no connection to {address}");
+            }
         }
         network.call("del", &pod).env("CAP_ARGS", ports).run().ok();
     });

@@ -122,6 +122,43 @@ fn without_a_file_the_config_is_made_anew() {
     });
 }
 
+/// There are delegates whose second DEL fails; runtimes repeat theirs.
+#[test]
+fn a_second_del_is_fine_whatever_the_delegate_says() {
+    case(|| {
+        let (host, mut pod) = recorded();
+        "net1".clone_into(&mut pod.ifname);
+        call(&host, "ADD", &pod, &with(&fake(), json!({ "delegate": { "marker": "second" } }))).ok();
+        "eth0".clone_into(&mut pod.ifname);
+        call(&host, "DEL", &pod, &fake()).ok();
+        script(&host, "fake", &format!("{RECORDER}\necho '{{\"code\":999,\"msg\":\"no master\"}}'; exit 1"));
+        // The first attachment's, while there is a file of the second's; then with nothing at all.
+        assert!(call(&host, "DEL", &pod, &fake()).ok().stderr.contains("no master"));
+        assert!(given(&host, "DEL").get("marker").is_none());
+        "net1".clone_into(&mut pod.ifname);
+        call(&host, "DEL", &pod, &fake()).failure().is(999, "no master");
+        script(&host, "fake", RECORDER);
+        call(&host, "DEL", &pod, &fake()).ok();
+        assert_eq!(given(&host, "DEL")["marker"], "second");
+        script(&host, "fake", r#"echo '{"code":999,"msg":"no master"}'; exit 1"#);
+        assert!(call(&host, "DEL", &pod, &fake()).ok().stderr.contains("no master"));
+        assert_eq!(host.files(DATA_DIR), [".oxbridge"]);
+    });
+}
+
+#[test]
+fn names_that_cannot_be_there_are_not_there() {
+    case(|| {
+        let host = node(LEASE4);
+        script(&host, "fake", RECORDER);
+        for folder in ["/dev/null", "/run/a\0b", DATA_DIR] {
+            let config = with(&fake(), json!({ "dataDir": folder }));
+            let del = host.plugin("flannel").id(&"c".repeat(251)).netns("").config(&config);
+            del.env("CNI_PATH", &path()).del().ok();
+        }
+    });
+}
+
 #[test]
 fn of_what_never_was_is_fine() {
     case(|| {

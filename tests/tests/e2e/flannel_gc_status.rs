@@ -80,15 +80,47 @@ fn files_stay_while_the_delegate_fails() {
         script(&host, "fake", RECORDER);
         add(&host, &host.pod(), &fake());
         let running = host.snapshot();
-        for verb in ["GC", "DEL"] {
-            script(
-                &host,
-                "fake",
-                &format!(r#"[ $CNI_COMMAND = {verb} ] || exit 0; echo '{{"code":117,"msg":"no"}}'; exit 1"#),
-            );
-            gc(&host, &fake(), json!([])).failure().is(117, "no");
-            host.assert_as(&running);
+        script(&host, "fake", r#"[ $CNI_COMMAND = DEL ] || exit 0; echo '{"code":117,"msg":"no"}'; exit 1"#);
+        gc(&host, &fake(), json!([])).failure().is(117, "no");
+        host.assert_as(&running);
+    });
+}
+
+#[test]
+fn what_is_kept_goes_even_if_the_delegates_gc_fails() {
+    case(|| {
+        let host = node(LEASE4);
+        for (code, is_failure) in [(117, true), (4, false)] {
+            script(&host, "fake", RECORDER);
+            add(&host, &host.pod(), &fake());
+            let no = format!(r#"[ $CNI_COMMAND = DEL ] || {{ echo '{{"code":{code},"msg":"no"}}'; exit 1; }}"#);
+            script(&host, "fake", &no);
+            let reply = gc(&host, &fake(), json!([]));
+            if is_failure {
+                reply.failure().is(code, "no");
+            } else {
+                reply.ok();
+            }
+            assert_eq!(host.files(DATA_DIR), [".oxbridge"], "{code}");
+            assert!(host.files(OWN).is_empty(), "{code}");
         }
+        // One that today's config names and that is not there.
+        script(&host, "fake", RECORDER);
+        add(&host, &host.pod(), &fake());
+        let other = with(&config(), json!({ "delegate": { "type": "nowhere" } }));
+        gc(&host, &other, json!([])).failure().is(999, "nowhere");
+        assert!(host.files(OWN).is_empty());
+    });
+}
+
+#[test]
+fn a_delegate_without_status_is_no_obstacle() {
+    case(|| {
+        let host = node(LEASE4);
+        script(&host, "fake", r#"echo '{"code":4,"msg":"unknown CNI_COMMAND: STATUS"}'; exit 1"#);
+        call(&host, "STATUS", &fake()).ok();
+        script(&host, "fake", r#"echo '{"code":51,"msg":"limited"}'; exit 1"#);
+        call(&host, "STATUS", &fake()).failure().is(51, "limited");
     });
 }
 

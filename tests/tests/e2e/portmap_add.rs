@@ -166,7 +166,7 @@ fn what_nft_lists_nft_reads_back() {
         add(&host, &third, &config(&[tcp(8082, 80)]), &result).ok();
         let listed = host.run("nft list ruleset");
         assert!(listed.contains("fib daddr . iif type local jump ports"), "{listed}");
-        assert!(!listed.contains("fib daddr type local"), "{listed}");
+        assert!(!listed.contains("to the host in"), "{listed}");
         host.write("/run/test/ruleset", &listed);
         host.run("nft flush ruleset");
         host.run("nft -f /run/test/ruleset");
@@ -361,33 +361,185 @@ fn a_program_of_the_host_that_listens_on_the_port_is_named() {
 }
 
 #[test]
-fn addresses_of_services_make_the_rules_choose() {
+fn a_listener_at_ipv6_loopback_loses_nothing() {
+    case(|| {
+        let host = Host::new();
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        let _server = host.enter(|| std::net::TcpListener::bind("[::1]:8080").unwrap());
+        let stderr = add(&host, &pod, &config(&[tcp(8080, 80)]), &result).ok().stderr.clone();
+        assert!(!stderr.contains("listens"), "{stderr}");
+    });
+}
+
+#[test]
+fn a_host_ip_that_is_not_reached_is_told_of() {
+    case(|| {
+        let host = Host::new();
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        for (ip, told) in [
+            ("::1", Some("[::1]:8080/tcp is not reached: packets from [::1]")),
+            ("198.51.100.9", Some("198.51.100.9:8080/tcp is not reached: no link")),
+            ("127.0.0.5", None),
+            ("10.22.0.1", None),
+            ("0.0.0.0", None),
+            ("fd00:22::1", None),
+        ] {
+            let stderr = add(&host, &pod, &config(&[at(ip, tcp(8080, 80))]), &result).ok().stderr.clone();
+            assert_eq!(stderr.contains("not reached"), told.is_some(), "{ip}: {stderr}");
+            assert!(told.is_none_or(|told| stderr.contains(told)), "{ip}: {stderr}");
+        }
+    });
+}
+
+/// A device of Services that comes or goes is no reason to call the ports of all pods broken.
+#[test]
+fn addresses_of_services_come_and_go_without_a_false_alarm() {
     case(|| {
         let host = Host::new();
         let pod = host.pod();
         let result = attach(&host, &pod);
         let config = config(&[tcp(8080, 80)]);
+        let check = || _ = call(&host, &pod, &config, &result).check().ok();
         add(&host, &pod, &config, &result).ok();
-        let jumps = || {
-            rules(&host).iter().filter(|r| r.contains("-prerouting") && r.contains("fib")).cloned().collect::<Vec<_>>()
-        };
-        let simple = jumps();
+        let later = || rules(&host).iter().filter(|r| r.contains("-prerouting") && r.contains("prefix")).count();
+        assert_eq!(later(), 2, "{:?}", rules(&host));
         host.run("ip link add kube-ipvs0 type bridge");
         host.run("ip address add 10.96.0.1/32 dev kube-ipvs0");
-        // What was made before is no longer right.
-        call(&host, &pod, &config, &result).check().failure().is(999, "missing");
+        check();
         let other = host.pod();
         let of_other = attach(&host, &other);
         add(&host, &other, &self::config(&[at("0.0.0.0", tcp(8081, 80))]), &of_other).ok();
-        assert!(jumps().iter().any(|r| r.contains("iif")), "{:?}", jumps());
         let hosts = elements(&host, "ip", "ports-hosts");
         assert!(hosts.contains(&"10.22.0.1".to_owned()) && !hosts.contains(&"10.96.0.1".to_owned()), "{hosts:?}");
+        check();
         // And back.
-        host.run("ip link del kube-ipvs0");
-        add(&host, &pod, &config, &result).ok();
         add(&host, &other, &self::config(&[tcp(8081, 80)]), &of_other).ok();
-        assert_eq!(jumps(), simple);
-        call(&host, &pod, &config, &result).check().ok();
+        assert_eq!(later(), 0);
+        host.run("ip link del kube-ipvs0");
+        check();
+        add(&host, &other, &self::config(&[tcp(8081, 80)]), &of_other).ok();
+        assert_eq!(later(), 2);
+        check();
         assert_eq!(host.read(&format!("/proc/sys/net/ipv4/conf/{BRIDGE}/route_localnet")).as_deref(), Some("1"));
+    });
+}
+
+#[test]
+fn a_second_add_without_ports_takes_back_what_the_first_made() {
+    case(|| {
+        let host = Host::new();
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        let ports = config(&[tcp(8080, 80), udp(53, 53)]);
+        add(&host, &pod, &ports, &result).ok();
+        call(&host, &pod, &ports, &result).del().ok();
+        let before = host.snapshot();
+        for patch in [json!({}), json!({ "conditionsV4": ["-i", "lo"] })] {
+            add(&host, &pod, &with(&ports, patch), &result).ok();
+            add(&host, &pod, &config(&[]), &result).ok();
+            host.assert_as(&before);
+        }
+        // The shared chains of the other backend stay.
+        add(&host, &pod, &with(&ports, json!({ "backend": "iptables" })), &result).ok();
+        add(&host, &pod, &config(&[]), &result).ok();
+        assert!(!host.run("iptables-save").contains("CNI-DN-"));
+    });
+}
+
+#[test]
+fn what_the_other_backend_made_at_an_earlier_add_goes() {
+    case(|| {
+        let host = Host::new();
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        let native = config(&[tcp(8080, 80)]);
+        let iptables = with(&native, json!({ "backend": "iptables" }));
+        let has = || {
+            let chains = ["iptables-save", "ip6tables-save"].map(|p| host.run(p).contains("CNI-DN-"));
+            (elements(&host, "ip", "ports-any").len() + elements(&host, "ip6", "ports-owners").len(), chains)
+        };
+        for _ in 0..2 {
+            add(&host, &pod, &native, &result).ok();
+            assert_eq!(has(), (2, [false; 2]));
+            call(&host, &pod, &native, &result).check().ok();
+            add(&host, &pod, &iptables, &result).ok();
+            assert_eq!(has(), (0, [true; 2]));
+            call(&host, &pod, &iptables, &result).check().ok();
+        }
+        call(&host, &pod, &iptables, &result).del().ok();
+        assert_eq!(has(), (0, [false; 2]));
+    });
+}
+
+/// Something of the host has changed between two equal ADDs, of which the second fails.
+#[test]
+fn a_second_add_that_fails_leaves_what_the_first_made() {
+    case(|| {
+        for patch in [json!({}), json!({ "backend": "iptables" })] {
+            let host = Host::new();
+            let pod = host.pod();
+            let result = attach(&host, &pod);
+            let config = with(&config(&[tcp(8080, 80), udp(53, 53)]), patch);
+            add(&host, &pod, &config, &result).ok();
+            host.run("ip link add late0 type bridge");
+            host.run("ip address add 203.0.113.5/24 dev late0");
+            let reply = call(&host, &pod, &config, &result).stdout(full()).add();
+            assert!(!reply.status.success());
+            call(&host, &pod, &config, &result).check().ok();
+        }
+    });
+}
+
+#[test]
+fn maps_of_conditions_go_when_they_change() {
+    case(|| {
+        let host = Host::new();
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        let of = |from: &str| with(&config(&[tcp(8080, 80)]), json!({ "conditionsV4": ["ip", "saddr", from] }));
+        let maps = || host.run("nft list maps ip").lines().filter(|l| l.contains("map ports-if-")).count();
+        for from in ["192.0.2.1", "192.0.2.2", "192.0.2.2"] {
+            add(&host, &pod, &of(from), &result).ok();
+            assert_eq!(maps(), 1);
+            call(&host, &pod, &of(from), &result).check().ok();
+        }
+        // Another port under the same conditions.
+        let other = with(&of("192.0.2.2"), json!({ "runtimeConfig": { "portMappings": [tcp(8081, 80)] } }));
+        add(&host, &pod, &other, &result).ok();
+        call(&host, &pod, &other, &result).check().ok();
+        call(&host, &pod, &of("192.0.2.1"), &result).del().ok();
+        assert_eq!(maps(), 0);
+    });
+}
+
+/// Each ADD lists the host's addresses; one that looked earlier must not take away what another has seen.
+#[test]
+fn adds_at_the_same_time_do_not_forget_an_address() {
+    case(|| {
+        let host = Host::new();
+        let pods: Vec<_> = (0..6).map(|_| host.pod()).collect();
+        let results: Vec<_> = pods.iter().map(|pod| attach(&host, pod)).collect();
+        host.run("ip link add late0 type bridge");
+        host.run("ip link add kube-ipvs0 type bridge");
+        for round in 1..=12 {
+            std::thread::scope(|scope| {
+                for (number, (pod, result)) in pods.iter().zip(&results).enumerate() {
+                    let port = 8000 + u16::try_from(number).unwrap();
+                    let host = &host;
+                    scope.spawn(move || {
+                        if number % 2 == 1 {
+                            host.run(&format!("ip address add 203.0.113.{}/24 dev late0", round * 10 + number));
+                        }
+                        add(host, pod, &config(&[tcp(port, 80)]), result).ok();
+                    });
+                }
+            });
+            let hosts = elements(&host, "ip", "ports-hosts");
+            for number in [1, 3, 5] {
+                assert!(hosts.contains(&format!("203.0.113.{}", round * 10 + number)), "{round} {number}: {hosts:?}");
+            }
+        }
     });
 }

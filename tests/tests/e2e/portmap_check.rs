@@ -48,7 +48,9 @@ fn removal(object: &Value) -> Option<Vec<String>> {
     let of = |kind: &str| object.get(kind).filter(|o| o["table"] == "oxbridge").cloned();
     if let Some(rule) = of("rule") {
         let chain = rule["chain"].as_str().unwrap();
-        if !chain.starts_with("ports") {
+        // What is for later addresses comes and goes with the links of the host.
+        let is_optional = rule["comment"].as_str().is_some_and(|c| c.starts_with("to the host in "));
+        if !chain.starts_with("ports") || is_optional {
             return None;
         }
         let family = rule["family"].as_str().unwrap();

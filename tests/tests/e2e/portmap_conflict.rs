@@ -176,25 +176,27 @@ fn who_shares_conditions_keeps_them_when_another_goes() {
 fn mappings_under_different_conditions_do_not_conflict() {
     case(|| {
         let host = Host::new();
-        let (holder, _) = holder(&host);
         let pods = [host.pod(), host.pod()];
         let results = [attach(&host, &pods[0]), attach(&host, &pods[1])];
-        let conditions = |from: &str| with(&config(&[tcp(8080, 80)]), json!({ "conditionsV4": ["ip", "saddr", from] }));
-        let of_v4 = |config: Value| with(&config, json!({ "conditionsV6": ["-i", "nowhere"] }));
-        let (a, b) = (of_v4(conditions("198.51.100.0/24")), conditions("203.0.113.0/24"));
+        let of = |from: &str, link: &str| {
+            let conditions = json!({ "conditionsV4": ["ip", "saddr", from], "conditionsV6": ["-i", link] });
+            with(&config(&[tcp(8080, 80)]), conditions)
+        };
+        let (a, b) = (of("198.51.100.0/24", "nowhere"), of("203.0.113.0/24", "elsewhere"));
         add(&host, &pods[0], &a, &results[0]).ok();
-        // The same conditions are the same port.
+        // The same conditions are the same port, in either family.
         let third = host.pod();
         let result = attach(&host, &third);
         add(&host, &third, &a, &result).failure().is(999, &format!("8080/tcp|{}", pods[0].id));
-        // IPv6 has no conditions here.
-        add(&host, &pods[1], &b, &results[1]).failure().is(999, &holder.id);
-        add(&host, &pods[1], &of_v4(b.clone()), &results[1]).failure().is(999, &pods[0].id);
-        let b = with(&b, json!({ "conditionsV6": ["-i", "elsewhere"] }));
-        add(&host, &pods[1], &b, &results[1]).ok();
+        add(&host, &third, &of("203.0.113.0/24", "nowhere"), &result).failure().is(999, &pods[0].id);
+        let reply = add(&host, &pods[1], &b, &results[1]);
+        // Nobody can know whether they exclude each other.
+        let told = &reply.ok().stderr;
+        assert!(told.contains("8080/tcp") && told.contains(&pods[0].id) && told.contains("other conditions"), "{told}");
         let conditional = || host.run("nft list maps").lines().filter(|l| l.contains("ports-if-")).count();
         assert_eq!(conditional(), 4);
         call(&host, &pods[0], &a, &results[0]).check().ok();
+        call(&host, &pods[1], &b, &results[1]).check().ok();
         // They go with the last that has them.
         for (pod, config, result) in [(&pods[0], &a, &results[0]), (&pods[1], &b, &results[1])] {
             call(&host, pod, &with(config, json!({ "runtimeConfig": null, "prevResult": null })), result).del().ok();
@@ -202,5 +204,133 @@ fn mappings_under_different_conditions_do_not_conflict() {
         assert_eq!(conditional(), 0);
         assert_eq!(host.run("nft list chain ip oxbridge ports-if").lines().count(), 4);
         _ = config::BRIDGE;
+    });
+}
+
+#[test]
+fn conditions_take_nothing_from_a_pod_that_has_the_port_without_any() {
+    case(|| {
+        for holder_is_conditional in [false, true] {
+            let host = Host::new();
+            let pods = [host.pod(), host.pod()];
+            let results = [attach(&host, &pods[0]), attach(&host, &pods[1])];
+            for at_address in [false, true] {
+                let mapping = tcp(if at_address { 8081 } else { 8080 }, 80);
+                let mapping = if at_address { at("10.22.0.1", mapping) } else { mapping };
+                let plain = config(&[mapping]);
+                let conditions = json!({ "conditionsV4": ["ip", "saddr", "!=", "192.0.2.9"] });
+                let conditional = with(&plain, conditions);
+                let [first, second] =
+                    if holder_is_conditional { [&conditional, &plain] } else { [&plain, &conditional] };
+                add(&host, &pods[0], first, &results[0]).ok();
+                let before = host.snapshot();
+                add(&host, &pods[1], second, &results[1]).failure().is(999, &format!("/tcp|{}", pods[0].id));
+                host.assert_as(&before);
+                // Its own is replaced.
+                add(&host, &pods[0], second, &results[0]).ok();
+                call(&host, &pods[0], second, &results[0]).check().ok();
+            }
+        }
+    });
+}
+
+#[test]
+fn whoever_had_the_pods_address_before_does_not_block_another_port() {
+    case(|| {
+        let host = Host::new();
+        let result = json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.99.0.2/24" }] });
+        let [old, new] = [host.pod(), host.pod()];
+        add(&host, &old, &config(&[tcp(7000, 80), tcp(7002, 81)]), &result).ok();
+        let config = config(&[tcp(7001, 80)]);
+        let reply = add(&host, &new, &config, &result);
+        let told = &reply.ok().stderr;
+        assert!(told.contains(&old.id) && told.contains("10.99.0.2"), "{told}");
+        call(&host, &new, &config, &result).check().ok();
+        // The other's DEL takes its own.
+        host.plugin("portmap").pod(&old).config(&crate::portmap_add::config(&[])).del().ok();
+        call(&host, &new, &config, &result).check().ok();
+        assert_eq!(elements(&host, "ip", "ports-snat"), ["tcp . 10.99.0.2 . 80"]);
+        assert_eq!(elements(&host, "ip", "ports-any"), ["tcp . 7001 : 10.99.0.2 . 80"]);
+        call(&host, &new, &config, &result).del().ok();
+        assert_eq!(elements(&host, "ip", "ports-snat"), [""; 0]);
+    });
+}
+
+#[test]
+fn a_live_pods_port_is_refused_whatever_backend_published_it() {
+    case(|| {
+        let host = Host::new();
+        let [holder, pod] = [host.pod(), host.pod()];
+        let results = [attach(&host, &holder), attach(&host, &pod)];
+        let mappings = [tcp(8080, 80), udp(5353, 53), at("10.22.0.1", tcp(8443, 443)), at("::", tcp(9000, 90))];
+        let iptables = with(&config(&mappings), json!({ "backend": "iptables" }));
+        add(&host, &holder, &iptables, &results[0]).ok();
+        let before = host.snapshot();
+        for taken in &mappings {
+            let reply = add(&host, &pod, &config(&[tcp(9999, 80), taken.clone()]), &results[1]);
+            reply.failure().is(999, &format!("{}/|{}|net|CNI-DN-", taken["hostPort"], holder.id));
+        }
+        host.assert_as(&before);
+        for free in [udp(8080, 80), tcp(8443, 443), at("10.22.0.9", tcp(8443, 443)), at("10.22.0.1", tcp(8080, 80))] {
+            let reply = add(&host, &pod, &config(&[free]), &results[1]);
+            assert!(!reply.ok().stderr.contains(&holder.id), "{}", reply.stderr);
+        }
+    });
+}
+
+/// podman#11324: what a dead container left blocks nobody; but nothing tells that from a pod of the reference that
+/// lives.
+#[test]
+fn who_has_the_port_by_the_reference_is_named_in_the_log() {
+    case(|| {
+        let host = Host::new();
+        let [old, own, pod] = [host.pod(), host.pod(), host.pod()];
+        let results = [attach(&host, &own), attach(&host, &pod)];
+        let of_old = json!({
+            "cniVersion": "1.0.0",
+            "interfaces": [{ "name": "eth0", "sandbox": old.path }],
+            "ips": [{ "address": "10.22.0.99/24", "interface": 0 }],
+        });
+        for (backend, port) in [("iptables", 8080), ("nftables", 8081)] {
+            let of_reference = with(&config(&[tcp(port, 80)]), json!({ "backend": backend, "name": "old" }));
+            if host.reference("portmap").pod(&old).config_with(&of_reference, &of_old).add().status.success() {
+                let reply = add(&host, &pod, &config(&[tcp(port, 80)]), &results[1]);
+                let told = &reply.ok().stderr;
+                assert!(told.contains(&format!("container {}", old.id)) && told.contains("may be alive"), "{told}");
+            } else {
+                // As its nftables backend writes it; older ones have none.
+                host.run("nft add table ip cni_hostport");
+                host.run("nft add chain ip cni_hostport hostports");
+                host.run("nft add rule ip cni_hostport hostports tcp dport 8081 dnat to 10.22.0.99:80 comment old");
+                let reply = add(&host, &pod, &config(&[tcp(8081, 80)]), &results[1]);
+                let told = &reply.ok().stderr;
+                assert!(told.contains("container old in table ip cni_hostport"), "{told}");
+            }
+        }
+        // Whose address the pod has now is gone.
+        let mut of_dead = of_old;
+        of_dead["ips"][0]["address"] = results[0]["ips"][0]["address"].clone();
+        let of_reference = with(&config(&[tcp(8082, 80)]), json!({ "backend": "iptables", "name": "old" }));
+        let dead = host.pod();
+        host.reference("portmap").pod(&dead).config_with(&of_reference, &of_dead).add().ok();
+        let reply = add(&host, &own, &config(&[tcp(8082, 80)]), &results[0]);
+        assert!(!reply.ok().stderr.contains("8082"), "{}", reply.stderr);
+    });
+}
+
+/// A name of the host link that another had when it was made is free again.
+#[test]
+fn a_host_link_with_its_second_name_is_known() {
+    case(|| {
+        let host = Host::new();
+        let (holder, _) = holder(&host);
+        let identity =
+            cni::Attachment { network: "net".into(), container_id: holder.id.clone(), ifname: "eth0".into() };
+        host.run(&format!("ip link set {} down", link(&host)));
+        host.run(&format!("ip link set {} name {}", link(&host), identity.host_ifname(2)));
+        host.unmount(&holder.path);
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        add(&host, &pod, &config(&[tcp(8080, 80)]), &result).failure().is(999, &holder.id);
     });
 }

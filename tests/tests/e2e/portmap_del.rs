@@ -237,3 +237,20 @@ fn the_ports_of_others_are_not_looked_at() {
         assert_eq!(elements(&host, "ip", "ports-owners"), [""; 0]);
     });
 }
+
+#[test]
+fn elements_are_found_where_somebody_has_emptied_the_set_of_owners() {
+    case(|| {
+        for ports in [json!(null), json!({ "portMappings": [tcp(8080, 80)] })] {
+            let host = Host::new();
+            let pod = host.pod();
+            let result = attach(&host, &pod);
+            add(&host, &pod, &config(&mappings()), &result).ok();
+            host.run("nft flush set ip oxbridge ports-owners");
+            call(&host, &pod, &with(&config(&[]), json!({ "runtimeConfig": ports })), &result).del().ok();
+            for set in ["ports-any", "ports-at", "ports-snat"] {
+                assert_eq!(elements(&host, "ip", set), [""; 0]);
+            }
+        }
+    });
+}

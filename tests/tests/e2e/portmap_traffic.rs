@@ -612,6 +612,81 @@ fn addresses_of_dummies_are_not_caught() {
     case(|| services_are_left_alone("nodelocaldns", "ip link add nodelocaldns type dummy"));
 }
 
+/// kube-proxy starts after the last pod with a port: nothing may need another ADD.
+#[test]
+fn services_that_come_after_the_last_add_are_not_caught() {
+    case(|| {
+        let node = node(&json!({}));
+        node.host.run("ip link add kube-ipvs0 type bridge");
+        node.host.run("ip link set kube-ipvs0 up");
+        node.host.run("ip address add 10.96.0.1/32 dev kube-ipvs0");
+        node.host.run("ip address add fd00:96::1/128 dev kube-ipvs0 nodad");
+        let services = ["10.96.0.1", "fd00:96::1"];
+        let _servers = services.map(|ip| Server::start(&node.host, "service", at(ip, ANY)));
+        let name = |answer: Option<Answer>| answer.map(|a| a.server);
+        for transport in Transport::ALL {
+            for service in services {
+                let service = at(service, ANY);
+                assert_eq!(name(ask(&node.sibling, transport, service)).as_deref(), Some("service"), "{service}");
+                assert_eq!(name(ask(&node.host, transport, service)).as_deref(), Some("service"), "{service}");
+            }
+        }
+        everyone(&node, &[V4, V6]);
+    });
+}
+
+/// A virtual address of the node on a dummy: whoever names it means it.
+#[test]
+fn a_named_address_on_a_link_of_services_is_served() {
+    case(|| {
+        let host = Host::new();
+        host.outside();
+        host.run("ip link add kube-ipvs0 type bridge");
+        host.run("ip link set kube-ipvs0 up");
+        host.run("ip address add 192.0.2.77/32 dev kube-ipvs0");
+        host.run("ip address add 192.0.2.78/32 dev kube-ipvs0");
+        let mappings = Transport::ALL.map(|t| mapping_at(t, ANY, "192.0.2.77"));
+        let node = Node::on(host, &mappings, &json!({}), &[portmap(&json!({}))]);
+        let served = || {
+            for transport in Transport::ALL {
+                let vip = at("192.0.2.77", ANY);
+                assert_eq!(ask(node.host.outside(), transport, vip), answer(V4.outside));
+                assert_eq!(ask(&node.sibling, transport, vip), answer(V4.gateway));
+                assert_eq!(ask(&node.pod, transport, vip), answer(V4.gateway));
+                assert_eq!(ask(&node.host, transport, vip), answer("192.0.2.77"));
+                assert_eq!(ask_briefly(node.host.outside(), transport, at("192.0.2.78", ANY)), None);
+            }
+        };
+        served();
+        // Nor does another pod's ADD change anything.
+        let network = chain(&node.host, &[bridge(&json!({})), portmap(&json!({}))]);
+        publish(&network, &node.host.pod(), &[mapping(Transport::Tcp, 9999)]).ok();
+        served();
+    });
+}
+
+/// A virtual address that another machine has taken over.
+#[test]
+fn an_address_that_has_gone_to_another_machine_is_no_longer_served() {
+    case(|| {
+        let host = Host::new();
+        host.outside();
+        host.run(&format!("ip address add 192.0.2.77/24 dev {UPLINK}"));
+        let node = Node::on(host, &mappings(), &json!({ "ipMasq": true }), &[portmap(&json!({}))]);
+        let outside = node.host.outside();
+        let vip = at("192.0.2.77", ANY);
+        assert_eq!(ask(&node.sibling, Transport::Tcp, vip), answer(V4.gateway));
+        node.host.run(&format!("ip address del 192.0.2.77/24 dev {UPLINK}"));
+        outside.run("ip address add 192.0.2.77/32 dev lo");
+        let _server = Server::start(outside, "another", vip);
+        for transport in Transport::ALL {
+            let name = |answer: Option<Answer>| answer.map(|a| a.server);
+            assert_eq!(name(ask(&node.sibling, transport, vip)).as_deref(), Some("another"));
+            assert_eq!(name(ask(&node.host, transport, vip)).as_deref(), Some("another"));
+        }
+    });
+}
+
 #[test]
 fn in_ipvs_mode_everyone_is_served_as_well() {
     case(|| {

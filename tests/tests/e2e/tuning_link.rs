@@ -25,7 +25,7 @@ pub(crate) fn linked(host: &Host) -> (Pod, Value) {
     (pod, result)
 }
 
-fn make_link(host: &Host, pod: &Pod) -> Value {
+pub(crate) fn make_link(host: &Host, pod: &Pod) -> Value {
     let host_end = format!("v-{}", pod.id);
     host.run(&format!("ip link add {host_end} type veth peer name eth0 netns {}", pod.ns.path()));
     host.run(&format!("ip link set {host_end} up"));
@@ -348,7 +348,7 @@ fn a_second_add_that_fails_keeps_what_the_first_one_kept() {
 }
 
 /// Skips the test unless it can be said which request to the kernel is the plugin's third.
-fn needs_countable_requests(host: &Host) {
+pub(crate) fn needs_countable_requests(host: &Host) {
     if is_reference() {
         tests::skip("a Go program's requests come from whichever of its threads");
     }

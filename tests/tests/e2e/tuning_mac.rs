@@ -13,7 +13,7 @@ use tests::{
 
 use crate::{
     announce::first_answers,
-    tuning_link::{linked, tuning},
+    tuning_link::{linked, needs_countable_requests, tuning},
 };
 
 const MAC: &str = "02:aa:bb:cc:dd:01";
@@ -143,6 +143,32 @@ fn a_failed_add_gives_the_filter_its_address_back() {
         assert_eq!(mac(&pod), own);
         assert_eq!((snapshot::elements(&host, &own).len(), snapshot::elements(&host, MAC).len()), (1, 0));
         assert_talks(&host, &pod, &sibling);
+    });
+}
+
+/// Each of the plugin's requests is refused once, that for the address among them.
+#[test]
+fn whichever_request_fails_the_filter_is_the_address() {
+    case(|| {
+        let host = Host::new();
+        needs_countable_requests(&host);
+        let (pod, result) = attached(&host, &filtered());
+        let own = mac(&pod);
+        let mut refused = 0;
+        for request in 1..40 {
+            let inject = format!("inject=sendto:error=EBUSY:when={request}");
+            let strace = ["strace", "-qq", "-e", "trace=sendto", "-e", &inject, "-o", "/dev/null"];
+            let reply = tune(&host, &pod, &result).under(&strace).add();
+            let is_own = mac(&pod) == own;
+            assert_eq!(is_own, !reply.status.success(), "request {request}: {reply}");
+            let allowed = |mac: &str| snapshot::elements(&host, mac).len();
+            let expected = if is_own { (1, 0) } else { (0, 1) };
+            assert_eq!((allowed(&own), allowed(MAC)), expected, "request {request}: {reply}");
+            refused += usize::from(is_own);
+            tune(&host, &pod, &result).del().ok();
+            assert_eq!((mac(&pod), allowed(&own), allowed(MAC)), (own.clone(), 1, 0), "request {request}");
+        }
+        assert!(refused > 1, "{refused}");
     });
 }
 

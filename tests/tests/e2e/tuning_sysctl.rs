@@ -164,9 +164,36 @@ fn check_compares_what_values_mean() {
             "net.ipv4.conf.IFNAME.arp_filter": "1",
             // Cannot be read before it was set, and is printed with all its digits.
             "net.ipv6.conf.IFNAME.stable_secret": "2001:db8::1",
+            // Printed with all its digits.
+            "net.ipv4.tcp_fastopen_key": "1-2-3-4",
         } });
         add(&host, &pod, &previous, sysctl.clone()).ok();
         check(&host, &pod, &previous, sysctl).ok();
+    });
+}
+
+/// As with the reference, save that it cannot clear a list.
+#[test]
+fn an_empty_value_leaves_a_setting_alone_and_clears_a_list() {
+    case(|| {
+        let host = Host::new();
+        let (pod, previous) = linked(&host);
+        let list = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+        pod.enter(|| std::fs::write(list, "8080").unwrap());
+        let before = pod.read(SOMAXCONN);
+        for nothing in [json!(""), Value::Null] {
+            // Not by `with`, for which null means to leave a key out.
+            let mut config = with(&tuning(), json!({ "prevResult": previous }));
+            config["sysctl"] = json!({
+                "net.core.somaxconn": nothing, "net.ipv4.tcp_rmem": nothing, "net.ipv4.tcp_congestion_control": nothing,
+                "net.ipv4.ip_local_reserved_ports": nothing });
+            host.plugin("tuning").pod(&pod).config(&config).add().ok();
+            assert_eq!(pod.read(SOMAXCONN), before);
+            assert_eq!(pod.read(list).as_deref(), Some(""));
+            host.plugin("tuning").pod(&pod).config(&config).check().ok();
+            pod.enter(|| std::fs::write(list, "8080").unwrap());
+            host.plugin("tuning").pod(&pod).config(&config).check().failure().is(999, "ip_local_reserved_ports|8080");
+        }
     });
 }
 

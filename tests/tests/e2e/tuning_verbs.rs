@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tests::{Host, Place, Pod, case, config::with, settings::versions};
 
-use crate::tuning_link::{linked, tuning, without_dns};
+use crate::tuning_link::{linked, make_link, tuning, without_dns};
 
 const FOLDER: &str = "/run/cni/tuning";
 
@@ -174,6 +174,83 @@ fn del_of_another_network_leaves_the_backup() {
         host.plugin("tuning").pod(&pod).config_with(&config, &previous).del().ok();
         assert_eq!(pod.interface()["mtu"], 1500);
         assert!(backups(&host).is_empty());
+    });
+}
+
+/// After a downgrade and the upgrade from it.
+#[test]
+fn a_stale_record_does_not_hide_what_the_reference_has_kept() {
+    case(|| {
+        let host = Host::new();
+        let (pod, previous) = linked(&host);
+        let config = with(&tuning(), json!({ "mtu": 1400 }));
+        let other = with(&config, json!({ "name": "other" }));
+        host.plugin("tuning").pod(&pod).config_with(&config, &previous).add().ok();
+        host.reference("tuning").pod(&pod).config_with(&config, &previous).del().ok();
+        pod.run("ip link delete eth0");
+        let previous = make_link(&host, &pod);
+        pod.run("ip link set dev eth0 mtu 1450");
+        host.reference("tuning").pod(&pod).config_with(&other, &previous).add().ok();
+        assert_eq!(pod.interface()["mtu"], 1400);
+        for _ in 0..2 {
+            host.plugin("tuning").pod(&pod).config_with(&other, &previous).del().ok();
+            assert_eq!(pod.interface()["mtu"], 1450);
+            assert!(backups(&host).is_empty());
+        }
+        gc(&host, &newest(json!({})), &[]);
+        assert!(host.files(&format!("{FOLDER}/.oxbridge")).is_empty());
+    });
+}
+
+#[test]
+fn two_attachments_of_one_file_name() {
+    case(|| {
+        let host = Host::new();
+        let (mut one, first) = linked(&host);
+        let (mut two, second) = linked(&host);
+        for (pod, id, ifname) in [(&mut one, "a_b", "c"), (&mut two, "a", "b_c")] {
+            pod.run(&format!("ip link set dev eth0 name {ifname}"));
+            (pod.id, pod.ifname) = (id.to_owned(), ifname.to_owned());
+        }
+        let config = with(&tuning(), json!({ "mtu": 1400 }));
+        one.run("ip link set dev c mtu 1450");
+        host.plugin("tuning").pod(&one).config_with(&config, &first).add().ok();
+        host.plugin("tuning").pod(&two).config_with(&config, &second).add().failure().is(999, "a_b|\"c\"|dataDir");
+        assert_eq!(two.interface()["mtu"], 1500);
+        host.plugin("tuning").pod(&two).config_with(&config, &second).del().ok();
+        host.plugin("tuning").pod(&one).config_with(&config, &first).del().ok();
+        assert_eq!(one.interface()["mtu"], 1450);
+        // A link that is gone has nothing to lose.
+        host.plugin("tuning").pod(&one).config_with(&config, &first).add().ok();
+        one.run("ip link delete c");
+        host.plugin("tuning").pod(&two).config_with(&config, &second).add().ok();
+        host.plugin("tuning").pod(&two).config_with(&config, &second).del().ok();
+        assert_eq!(two.interface()["mtu"], 1500);
+        assert!(backups(&host).is_empty());
+    });
+}
+
+#[test]
+fn names_that_cannot_be_there_are_not_there() {
+    case(|| {
+        let host = Host::new();
+        for folder in ["/dev/null", "/run/a\0b", FOLDER] {
+            let config = with(&tuning(), json!({ "dataDir": folder, "sysctl": { "net.core.somaxconn": "99" } }));
+            host.plugin("tuning").id(&"c".repeat(251)).netns("").config(&config).del().ok();
+        }
+    });
+}
+
+#[test]
+fn gc_removes_what_a_killed_add_was_writing() {
+    case(|| {
+        let host = Host::new();
+        for name in ["old", "young"] {
+            host.write(&format!("{FOLDER}/.oxbridge/{name}_eth0.new"), "{");
+        }
+        host.run(&format!("touch -d -2hours {FOLDER}/.oxbridge/old_eth0.new"));
+        gc(&host, &newest(json!({})), &[]);
+        assert_eq!(host.files(&format!("{FOLDER}/.oxbridge")), ["young_eth0.new"]);
     });
 }
 

@@ -21,7 +21,7 @@ pub use translation::Translation;
 pub const MAX_COMMENT: usize = 127;
 
 /// Address family of a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     /// IPv4.
     Ip,
@@ -133,6 +133,9 @@ pub(crate) mod uapi {
 
     pub(crate) const NFTA_EXPR_NAME: u16 = 1;
     pub(crate) const NFTA_EXPR_DATA: u16 = 2;
+
+    pub(crate) const NFTA_MATCH_NAME: u16 = 1;
+    pub(crate) const NFTA_MATCH_INFO: u16 = 3;
 
     pub(crate) const NFTA_GEN_ID: u16 = 1;
 }

@@ -49,6 +49,17 @@ impl Rule {
             .collect()
     }
 
+    /// What an extension of x_tables is told to match, as the kernel encodes it (`struct xt_*_info`): the first of this
+    /// name.
+    #[must_use]
+    pub fn match_info(&self, extension: &str) -> Option<Vec<u8>> {
+        self.parsed_expressions()
+            .filter(|(name, _)| name == "match")
+            .map(|(_, data)| data.0)
+            .find(|data| Attrs(data).string(NFTA_MATCH_NAME).as_deref() == Some(extension))
+            .and_then(|data| Attrs(data).find(NFTA_MATCH_INFO).map(<[u8]>::to_vec))
+    }
+
     pub(super) fn parsed_expressions(&self) -> impl Iterator<Item = (String, Attrs<'_>)> {
         Attrs(&self.expressions).filter_map(|(_, expression)| {
             let expression = Attrs(expression);

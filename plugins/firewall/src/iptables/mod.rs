@@ -154,6 +154,11 @@ pub(crate) fn push_removal(nft: &mut Nft, batch: &mut Batch, is_gone: impl Fn(&E
     Ok(())
 }
 
+/// Whether nf_tables may have rules for pods.
+pub(crate) fn is_in_nf_tables(nft: &mut Nft) -> bool {
+    [Family::Ip, Family::Ip6].into_iter().any(|family| nft.has_chain(family, TABLE, CHAIN).unwrap_or(false))
+}
+
 /// Whether x_tables may have rules.
 pub(crate) fn is_in_xtables() -> bool {
     [Family::Ip, Family::Ip6].into_iter().any(program::has_xtables)

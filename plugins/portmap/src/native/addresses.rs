@@ -1,33 +1,33 @@
 //! Which of the host's addresses a port is published on.
 //!
-//! All of them, whenever they come: the kernel is asked for each packet (`fib daddr type local`). But kube-proxy in its
-//! IPVS mode puts the addresses of Services on a dummy device, where the kernel takes them for the host's: a published
-//! port 443 would catch the API server (containernetworking/plugins#222). Where there is such a device, a port is
-//! published on the addresses of the link that a packet comes in by, and on those that are listed.
+//! Not simply on what the kernel takes for the host's own: kube-proxy in its IPVS mode puts the addresses of Services on
+//! a dummy device, and a published port 443 would catch the API server (containernetworking/plugins#222). That device
+//! may come at any time after the ADD. So a port is published on the addresses of the link that a packet comes in by,
+//! on those that are listed by each ADD, and, as long as there is no such device, on whatever the host gets in the
+//! subnets of its links.
 
 use std::net::IpAddr;
 
+use cni::Cidr;
+use netlink::nft::Family;
 use netlink::{Result, Socket, addr, link};
+
+use crate::config::{Mapping, Target};
 
 /// Where kube-proxy puts the addresses of Services.
 const IPVS: &str = "kube-ipvs0";
-
-/// The addresses that are meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Addresses {
-    /// Whatever the kernel takes for its own.
-    All,
-    /// Those known at the last ADD, and those of the link that a packet comes in by.
-    Listed,
-}
+/// Each is a rule; a host with more of them waits for the next ADD with addresses that it gets later.
+const MAX_SUBNETS: usize = 64;
 
 /// The host as it is at this call.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Host {
+    /// Whether a link may hold addresses of Services.
+    pub(crate) has_services: bool,
     /// Those on which ports are published.
-    pub(crate) addresses: Addresses,
-    /// Those of them that are known now.
     pub(crate) published: Vec<IpAddr>,
+    /// The subnets in which later ones are, too.
+    pub(crate) subnets: Vec<Cidr>,
     /// All that its links have.
     pub(crate) local: Vec<IpAddr>,
 }
@@ -47,16 +47,46 @@ impl Host {
                 services.push(index);
             }
         }
-        let is_meant = |ip: IpAddr| !ip.is_loopback() && !is_link_local(ip);
-        let mut published: Vec<IpAddr> =
-            all.iter().filter(|a| !services.contains(&a.link) && is_meant(a.ip)).map(|a| a.ip).collect();
+        let mut meant = all;
+        meant.retain(|a| !services.contains(&a.link) && !a.ip.is_loopback() && !is_link_local(a.ip));
+        let mut published: Vec<IpAddr> = meant.iter().map(|a| a.ip).collect();
         published.sort_unstable();
         published.dedup();
         // It may be there before the first Service is.
-        let is_plain = services.is_empty() && link::by_name(route, IPVS)?.is_none();
-        let addresses = if is_plain { Addresses::All } else { Addresses::Listed };
-        Ok(Self { addresses, published, local })
+        let has_services = !services.is_empty() || link::by_name(route, IPVS)?.is_some();
+        let mut subnets = Vec::new();
+        if !has_services {
+            subnets =
+                meant.iter().filter_map(|a| Cidr::new(a.ip, a.prefix)).filter(has_room).map(|c| c.network()).collect();
+            subnets.sort_unstable();
+            subnets.dedup();
+            subnets.truncate(MAX_SUBNETS);
+        }
+        Ok(Self { has_services, published, subnets, local })
     }
+
+    /// Logs which ports nobody can reach, at least for now.
+    pub(crate) fn tell_of_unreachable(&self, targets: &[Target<'_>]) {
+        for (target, mapping) in targets.iter().flat_map(|t| t.mappings().map(move |m| (t, m))) {
+            if let Some(why) = self.why_unreachable(mapping, target.family()) {
+                host::syslog::notice("portmap", &format!("host port {mapping} is not reached: {why}"));
+            }
+        }
+    }
+
+    fn why_unreachable(&self, mapping: &Mapping, family: Family) -> Option<&'static str> {
+        let ip = mapping.address().filter(|ip| Family::of(*ip) == family)?;
+        match (ip.is_loopback(), ip.is_ipv6()) {
+            (true, true) => Some("packets from [::1] have no way out of the host"),
+            (true, false) => None,
+            (false, _) => (!self.local.contains(&ip)).then_some("no link of the host has this address now"),
+        }
+    }
+}
+
+/// Whether another address fits in.
+fn has_room(subnet: &Cidr) -> bool {
+    (1..if subnet.is_ipv4() { 32 } else { 128 }).contains(&subnet.prefix())
 }
 
 /// Every link may have one, and it is no way to a service.

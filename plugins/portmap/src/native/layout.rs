@@ -14,7 +14,9 @@
 //!         jump ports-if
 //!         dnat ip to meta l4proto . th dport map @ports-any }
 //!     chain ports-prerouting { type nat hook prerouting priority -101
-//!         fib daddr type local jump ports }                                       (ports-output the same)
+//!         fib daddr . iif type local jump ports                                   (ports-output: 127.0.0.0/8)
+//!         fib daddr type local ip daddr @ports-hosts jump ports                   (ports-output the same)
+//!         fib daddr type local ip daddr 192.0.2.0/24 jump ports }                 (no dummies; ports-output the same)
 //!     chain ports-postrouting { type nat hook postrouting priority srcnat
 //!         ct status dnat ip saddr 127.0.0.0/8 meta l4proto . ip daddr . th dport @ports-snat masquerade
 //!         ct status dnat ct original ip daddr @ports-hosts ip saddr 10.88.0.0/24 ip daddr 10.88.0.0/24
@@ -30,6 +32,7 @@
 //! connection's first packet was for is no part of a key: nft 1.0.6 prints `ct original proto-dst` in a way that it does
 //! not read back.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use cni::Cidr;
@@ -38,7 +41,7 @@ use ruleset::{TABLE, bytes, mask, name_key};
 
 use crate::condition::{Condition, Conditions, Name, What};
 use crate::config::{Mapping, Protocol, Target};
-use crate::native::addresses::Addresses;
+use crate::native::addresses::Host;
 
 /// Maps from a port, on any address of the host, to the pod's address and port.
 const ANY: &str = "ports-any";
@@ -55,6 +58,9 @@ pub(crate) const OWNERS: &str = "ports-owners";
 /// What the names of conditional maps begin with; an id follows.
 const ANY_IF: &str = "ports-if-";
 const AT_IF: &str = "ports-at-if-";
+
+/// What the comments of their rules begin with.
+const LOOKS_INTO: &str = "looks into ";
 
 const CHAIN: &str = "ports";
 const AT_IF_CHAIN: &str = "ports-at-if";
@@ -76,7 +82,6 @@ const CHAINS: [(&str, Option<Hook>); 7] = [
 /// Enough for every address of a host.
 const MAX_HOSTS: u32 = 65_535;
 const LOOPBACK: [u8; 4] = [127, 0, 0, 0];
-const LOOPBACK6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const LOOPBACK_MASK: [u8; 4] = [255, 0, 0, 0];
 
 /// An element that a target needs.
@@ -93,6 +98,8 @@ pub(crate) struct Wanted {
 /// The elements of a target, each once.
 pub(crate) fn elements(target: &Target<'_>) -> Vec<Wanted> {
     let mut all: Vec<Wanted> = Vec::new();
+    // Two ports of the host may lead to one of the pod.
+    let mut masqueraded = HashSet::new();
     let pod = target.pod.addr();
     for mapping in target.mappings() {
         let (set, key) = entry(mapping, target.conditions());
@@ -100,9 +107,8 @@ pub(crate) fn elements(target: &Target<'_>) -> Vec<Wanted> {
         all.push(Wanted { set, key, value: Some(value), mapping: *mapping });
         let sets = masquerade_sets(target.plan.snat, target.plan.masq_all);
         let key = masquerade_key(mapping.protocol, pod, mapping.container_port);
-        for set in sets {
-            // Two ports of the host may lead to one of the pod.
-            if !all.iter().any(|w| w.set == *set && w.key == key) {
+        if masqueraded.insert(key.clone()) {
+            for set in sets {
                 all.push(Wanted { set: (*set).to_owned(), key: key.clone(), value: None, mapping: *mapping });
             }
         }
@@ -147,6 +153,27 @@ pub(crate) fn is_conditional(set: &str) -> bool {
     set.starts_with(ANY_IF) || set.starts_with(AT_IF)
 }
 
+/// Whether the set only says what is masqueraded.
+pub(crate) fn is_masquerade(set: &str) -> bool {
+    [SNAT, SNAT_ALL].contains(&set)
+}
+
+/// Whether both maps are for the same kind of key: a port, or an address and a port.
+pub(crate) fn is_same_kind(a: &str, b: &str) -> bool {
+    let kind = |set: &str| {
+        let has_address = set == AT || set.starts_with(AT_IF);
+        (has_address || set == ANY || set.starts_with(ANY_IF)).then_some(has_address)
+    };
+    kind(a).is_some() && kind(a) == kind(b)
+}
+
+/// The maps that these rules look into, in which the port may be somebody's as well: those of `set`'s kind but itself.
+pub(crate) fn rivals(rules: &[Rule], set: &str) -> Vec<String> {
+    let conditional = rules.iter().filter_map(|r| r.comment.as_deref()?.strip_prefix(LOOKS_INTO)).map(str::to_owned);
+    let all = [ANY, AT].into_iter().map(str::to_owned).chain(conditional);
+    all.filter(|other| other != set && is_same_kind(other, set)).collect()
+}
+
 /// What an element of a map says: protocol, port of the host, address of the host if one was named.
 pub(crate) fn read_entry(set: &str, key: &[u8]) -> Option<(Protocol, u16, Option<IpAddr>)> {
     let has_address = set == AT || set.starts_with(AT_IF);
@@ -180,7 +207,7 @@ struct Fixed {
 }
 
 /// All rules that a family needs, but those of conditions.
-fn fixed(family: Family, addresses: Addresses) -> Vec<Fixed> {
+fn fixed(family: Family) -> Vec<Fixed> {
     let fields = Fields::of(family);
     let is_v4 = family == Family::Ip;
     let mut rules = Vec::new();
@@ -204,44 +231,23 @@ fn fixed(family: Family, addresses: Addresses) -> Vec<Fixed> {
     rule(CHAIN, "any address, conditions", Box::new(move |r| _ = r.verdict(&jump(ANY_IF_CHAIN))));
     rule(CHAIN, "any address", Box::new(move |r| _ = r.send_to_entry(family, &fields.any(), ANY)));
     let ports = || Verdict::Jump(CHAIN.to_owned());
-    match addresses {
-        Addresses::All => {
-            rule(PREROUTING, "to the host", Box::new(move |r| _ = r.to_local().verdict(&ports())));
-            rule(
-                OUTPUT,
-                "to the host",
-                Box::new(move |r| {
-                    if !is_v4 {
-                        // Nothing leaves the host with this source, so whatever listens there keeps it.
-                        r.differs(Part::Packet(destination), &LOOPBACK6);
-                    }
-                    r.to_local().verdict(&ports());
-                }),
-            );
-        }
-        Addresses::Listed => {
-            rule(
-                PREROUTING,
-                "to the link it came in by",
-                Box::new(move |r| _ = r.to_input_address().verdict(&ports())),
-            );
-            for chain in [PREROUTING, OUTPUT] {
-                rule(
-                    chain,
-                    "to the host, not to a service",
-                    Box::new(move |r| _ = r.in_set(&[Part::Packet(destination)], HOSTS).verdict(&ports())),
-                );
-            }
-            if is_v4 {
-                rule(
-                    OUTPUT,
-                    "to the loopback",
-                    Box::new(move |r| {
-                        r.masked(destination, &LOOPBACK_MASK, Comparison::Equal, &LOOPBACK).verdict(&ports());
-                    }),
-                );
-            }
-        }
+    rule(PREROUTING, "to the link it came in by", Box::new(move |r| _ = r.to_input_address().verdict(&ports())));
+    for chain in [PREROUTING, OUTPUT] {
+        // An address that has moved to another machine is no longer meant.
+        rule(
+            chain,
+            "to the host, not to a service",
+            Box::new(move |r| _ = r.to_local().in_set(&[Part::Packet(destination)], HOSTS).verdict(&ports())),
+        );
+    }
+    if is_v4 {
+        rule(
+            OUTPUT,
+            "to the loopback",
+            Box::new(move |r| {
+                r.masked(destination, &LOOPBACK_MASK, Comparison::Equal, &LOOPBACK).verdict(&ports());
+            }),
+        );
     }
     if is_v4 {
         rule(
@@ -272,6 +278,22 @@ fn fixed(family: Family, addresses: Addresses) -> Vec<Fixed> {
         }),
     );
     rules
+}
+
+/// The rules of addresses that the host gets later in subnets that it has a part in: nothing of Services is there as
+/// long as no link is known to hold any.
+fn later_addresses(family: Family, host: &Host) -> Vec<Fixed> {
+    let destination = Fields::of(family).destination;
+    let subnets = host.subnets.iter().filter(|s| Family::of(s.addr()) == family);
+    let rule = |chain, subnet: Cidr| Fixed {
+        chain,
+        comment: format!("to the host in {subnet}"),
+        body: Box::new(move |r| {
+            in_subnet(r.to_local(), destination, subnet, false);
+            r.verdict(&Verdict::Jump(CHAIN.to_owned()));
+        }),
+    };
+    subnets.flat_map(|subnet| [PREROUTING, OUTPUT].map(|chain| rule(chain, *subnet))).collect()
 }
 
 /// The rule of the pods of a subnet that reach each other, or themselves, by a port of the host.
@@ -342,12 +364,30 @@ impl Fields {
 }
 
 /// The first rule of the skeleton that is not among these, as chain and comment.
-pub(crate) fn first_missing(rules: &[Rule], target: &Target<'_>, addresses: Addresses) -> Option<String> {
-    let mut all = fixed(target.family(), addresses);
+pub(crate) fn first_missing(rules: &[Rule], target: &Target<'_>) -> Option<String> {
+    let mut all = fixed(target.family());
     all.push(subnet_rule(target.pod.network()));
     let gone = all.into_iter().find(|fixed| !ruleset::has(rules, fixed.chain, &fixed.comment));
     let conditional = || target.conditions().and_then(|c| first_missing_of(rules, target, c));
     gone.map(|fixed| format!("rule \"{}\" of chain {}", fixed.comment, fixed.chain)).or_else(conditional)
+}
+
+/// Whether nothing is missing of the rules, and none is there that is of another time.
+pub(crate) fn is_up_to_date(rules: &[Rule], target: &Target<'_>, host: &Host) -> bool {
+    let later = later_addresses(target.family(), host);
+    first_missing(rules, target).is_none()
+        && later.iter().all(|f| ruleset::has(rules, f.chain, &f.comment))
+        && old(rules, target.family(), &later).next().is_none()
+}
+
+/// The rules that tell which addresses are meant in a way that is not right any more.
+fn old<'r>(rules: &'r [Rule], family: Family, later: &[Fixed]) -> impl Iterator<Item = &'r Rule> {
+    let expected: HashSet<(&str, String)> =
+        fixed(family).iter().chain(later).map(|f| (f.chain, f.comment.clone())).collect();
+    rules.iter().filter(move |r| {
+        let is_expected = |comment: &String| expected.contains(&(r.chain.as_str(), comment.clone()));
+        [PREROUTING, OUTPUT].contains(&r.chain.as_str()) && !r.comment.as_ref().is_some_and(is_expected)
+    })
 }
 
 fn first_missing_of(rules: &[Rule], target: &Target<'_>, conditions: &Conditions) -> Option<String> {
@@ -358,9 +398,14 @@ fn first_missing_of(rules: &[Rule], target: &Target<'_>, conditions: &Conditions
 }
 
 /// Adds to a transaction what is missing of the target's rules, its sets and chains.
-pub(crate) fn push_skeleton(batch: &mut Batch, rules: &[Rule], target: &Target<'_>, addresses: Addresses) {
+pub(crate) fn push_skeleton(batch: &mut Batch, rules: &[Rule], target: &Target<'_>, host: &Host) {
     let family = target.family();
-    let all = fixed(family, addresses);
+    let later = later_addresses(family, host);
+    for rule in old(rules, family, &later) {
+        batch.delete_rule(family, TABLE, &rule.chain, rule.handle);
+    }
+    let mut all = fixed(family);
+    all.extend(later);
     let of_subnet = subnet_rule(target.pod.network());
     let has = |f: &Fixed| ruleset::has(rules, f.chain, &f.comment);
     let is_whole = all.iter().all(has);
@@ -375,13 +420,8 @@ pub(crate) fn push_skeleton(batch: &mut Batch, rules: &[Rule], target: &Target<'
     }
     // The order of the rules matters in one chain only, which is written anew if any of its rules is missing.
     let rewrite = !all.iter().filter(|f| f.chain == CHAIN).all(has);
-    let is_expected = |r: &Rule| all.iter().any(|f| f.chain == r.chain && r.comment.as_ref() == Some(&f.comment));
-    for rule in rules {
-        // Those of another way to tell which addresses are meant.
-        let is_old = [PREROUTING, OUTPUT].contains(&rule.chain.as_str()) && !is_expected(rule);
-        if is_old || rewrite && rule.chain == CHAIN {
-            batch.delete_rule(family, TABLE, &rule.chain, rule.handle);
-        }
+    for rule in rules.iter().filter(|r| rewrite && r.chain == CHAIN) {
+        batch.delete_rule(family, TABLE, &rule.chain, rule.handle);
     }
     for rule in &all {
         if !has(rule) || rewrite && rule.chain == CHAIN {
@@ -475,7 +515,7 @@ fn conditional_chain(set: &str) -> &'static str {
 }
 
 fn conditional_comment(set: &str) -> String {
-    format!("looks into {set}")
+    format!("{LOOKS_INTO}{set}")
 }
 
 /// Adds to a transaction what removes a map of conditions, empty by then, with its rule.

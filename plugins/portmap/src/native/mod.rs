@@ -1,21 +1,22 @@
 //! Publishing ports by our own tables.
 
 pub(crate) mod addresses;
+mod foreign;
 pub(crate) mod layout;
 pub(crate) mod owner;
 mod takeover;
 
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use cni::{Attachment, Error};
-use netlink::nft::{Batch, Element, Family, Nft};
+use netlink::nft::{Batch, Element, Family, Nft, Rule};
 use netlink::{Errno, Result, Socket};
 use ruleset::TABLE;
 
-use crate::config::{Plan, Protocol, Target};
-use addresses::{Addresses, Host};
+use crate::config::{Mapping, Plan, Protocol, Target};
+use addresses::Host;
 use layout::{HOSTS, OWNERS};
 use owner::Owner;
 
@@ -25,19 +26,19 @@ const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
 pub(crate) struct Request<'a> {
     pub(crate) attachment: &'a Attachment,
     pub(crate) targets: &'a [Target<'a>],
-    pub(crate) host: &'a Host,
     pub(crate) owner: Owner,
 }
 
 /// An element where it is.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub(crate) family: Family,
     pub(crate) set: String,
     pub(crate) element: Element,
 }
 
-/// Publishes the ports in one transaction. `made` tells whether anything may have been made.
+/// Publishes the ports in one transaction, and tells of the host on which that was. `made` tells whether anything of the
+/// attachment's may have been made.
 ///
 /// Errors: a port is another attachment's that is not certainly gone; nothing was changed then.
 pub(crate) fn install(
@@ -45,35 +46,49 @@ pub(crate) fn install(
     route: &mut Socket,
     request: &Request<'_>,
     made: &Cell<bool>,
-) -> std::result::Result<(), Error> {
+) -> std::result::Result<Host, Error> {
     let mut is_taken = false;
     let mut outcome = Ok(Vec::new());
+    let mut host = Host::default();
     ruleset::transaction("publishing the ports in nf_tables", || {
         let generation = nft.generation()?;
+        // Read after the generation: whoever saw it otherwise and commits makes ours start anew.
+        host = Host::look(route)?;
         let mut is_complete = true;
         let mut needs = Vec::new();
         for target in request.targets {
             let rules = nft.rules(target.family(), TABLE, None)?;
-            let is_whole = layout::first_missing(&rules, target, request.host.addresses).is_none();
-            let addresses = HostAddresses::look(nft, target.family(), request.host)?;
-            is_complete &= is_whole && addresses.is_complete();
+            let is_whole = layout::is_up_to_date(&rules, target, &host);
+            let addresses = HostAddresses::look(nft, target, &host)?;
+            is_complete &= is_whole && addresses.is_complete() && target.conditions().is_none();
+            is_taken |= has_rivals(nft, &rules, target, request.attachment)?;
             needs.push((target, rules, is_whole, addresses));
         }
         is_taken |= has_forgotten(nft, request)?;
+        let foreign = match foreign::look(nft, route, request)? {
+            Ok(foreign) => foreign,
+            Err(refusal) => {
+                outcome = Err(refusal);
+                return Ok(());
+            }
+        };
+        is_complete &= foreign.own_chains.is_empty();
         // Without anything to decide on what was read, others' commits do not matter.
         let mut batch = if is_complete && !is_taken { Batch::new() } else { Batch::if_generation(generation) };
         for (target, rules, is_whole, addresses) in &needs {
             if !is_whole {
-                layout::push_skeleton(&mut batch, rules, target, request.host.addresses);
+                layout::push_skeleton(&mut batch, rules, target, &host);
             }
             addresses.push(&mut batch, target.family());
         }
+        foreign.push_removal(nft, &mut batch)?;
+        let mut notices = foreign.notices;
         let mut done = Vec::new();
         if is_taken {
             match takeover::clear(nft, route, request, &mut batch)? {
                 Ok(cleared) => {
                     done = cleared.published;
-                    outcome = Ok(cleared.notices);
+                    notices.extend(cleared.notices);
                 }
                 Err(refusal) => {
                     outcome = Err(refusal);
@@ -81,24 +96,57 @@ pub(crate) fn install(
                 }
             }
         }
-        for target in request.targets {
-            if !done.contains(&target.family()) {
-                push_elements(&mut batch, target, request);
-            }
+        outcome = Ok(notices);
+        let wanted = request.targets.iter().filter(|t| !done.contains(&t.family()));
+        let before = made.get();
+        for target in wanted {
+            push_elements(&mut batch, target, request);
+            // A commit whose answer gets lost has happened.
+            made.set(true);
         }
-        // A commit whose answer gets lost has happened.
-        made.set(made.get() || !batch.is_empty());
         let result = nft.commit(batch);
         if let Err(error) = &result {
             is_taken |= error.is(Errno::EEXIST);
-            made.set(false);
+            if REFUSALS.iter().any(|e| error.is(*e)) {
+                made.set(before);
+            }
         }
         result
     })?;
     for notice in outcome? {
         host::syslog::notice("portmap", &notice);
     }
-    Ok(())
+    Ok(host)
+}
+
+/// What the kernel says where it has done nothing of a commit; other errors may be about its answer.
+const REFUSALS: [Errno; 10] = [
+    Errno::ERESTART,
+    Errno::EEXIST,
+    Errno::ENOENT,
+    Errno::EBUSY,
+    Errno::EINVAL,
+    Errno::EOPNOTSUPP,
+    Errno::EPROTONOSUPPORT,
+    Errno::EAFNOSUPPORT,
+    Errno::EPERM,
+    Errno::ENFILE,
+];
+
+/// Whether somebody has one of the ports under other conditions, or without.
+fn has_rivals(nft: &mut Nft, rules: &[Rule], target: &Target<'_>, attachment: &Attachment) -> Result<bool> {
+    let mut of_set: HashMap<String, Vec<String>> = HashMap::new();
+    for mapping in target.mappings() {
+        let (set, key) = layout::entry(mapping, target.conditions());
+        let rivals = of_set.entry(set).or_insert_with_key(|set| layout::rivals(rules, set));
+        for rival in rivals.iter() {
+            let found = nft.element(target.family(), TABLE, rival, &key)?;
+            if found.is_some_and(|e| !ruleset::is_owned(&e, attachment)) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// Whether the attachment has elements in a family for which nothing is to be published now.
@@ -127,21 +175,43 @@ fn push_elements(batch: &mut Batch, target: &Target<'_>, request: &Request<'_>) 
     batch.add_element(family, TABLE, OWNERS, &request.attachment.identity(), &owner);
 }
 
+/// What the comment of an address says that a mapping named; it stays as long as the host has it.
+const NAMED: &str = "named by a mapping";
+
 /// How the set of the host's addresses differs from what the host has.
 struct HostAddresses {
-    missing: Vec<Vec<u8>>,
+    missing: Vec<(Vec<u8>, &'static str)>,
     gone: Vec<Vec<u8>>,
 }
 
 impl HostAddresses {
-    fn look(nft: &mut Nft, family: Family, host: &Host) -> Result<Self> {
-        let mut present: HashSet<Vec<u8>> = nft.elements(family, TABLE, HOSTS)?.into_iter().map(|e| e.key).collect();
-        let of_family = host.published.iter().filter(|ip| Family::of(**ip) == family);
-        let missing = of_family.map(|ip| ruleset::bytes(*ip)).filter(|key| !present.remove(key)).collect();
-        // What was learned and is the host's still does no harm, unless it may be a service's.
-        let stays =
-            |key: &Vec<u8>| host.addresses == Addresses::All && host.local.iter().any(|ip| ruleset::bytes(*ip) == *key);
-        Ok(Self { missing, gone: present.into_iter().filter(|key| !stays(key)).collect() })
+    fn look(nft: &mut Nft, target: &Target<'_>, host: &Host) -> Result<Self> {
+        let family = target.family();
+        let keys = |ips: &[IpAddr]| -> HashSet<Vec<u8>> {
+            ips.iter().filter(|ip| Family::of(**ip) == family).map(|ip| ruleset::bytes(*ip)).collect()
+        };
+        let (published, local) = (keys(&host.published), keys(&host.local));
+        // Whoever names an address knows that it is the host's, whatever link it is on.
+        let named: Vec<IpAddr> =
+            target.mappings().filter_map(Mapping::address).filter(|ip| !ip.is_loopback()).collect();
+        let named: HashSet<Vec<u8>> = keys(&named).difference(&published).cloned().collect();
+        let mut kept = HashSet::new();
+        let mut gone = Vec::new();
+        for element in nft.elements(family, TABLE, HOSTS)? {
+            let key = &element.key;
+            let is_named = element.comment.as_deref() == Some(NAMED);
+            // What was learned and is the host's still does no harm, unless it may be a service's.
+            let stays = local.contains(key) && (is_named || !host.has_services);
+            let is_meant = published.contains(key) || if named.contains(key) { is_named } else { stays };
+            if is_meant {
+                kept.insert(element.key);
+            } else {
+                gone.push(element.key);
+            }
+        }
+        let of_host = published.into_iter().map(|key| (key, "the host's"));
+        let of_mappings = named.into_iter().map(|key| (key, NAMED));
+        Ok(Self { missing: of_host.chain(of_mappings).filter(|(key, _)| !kept.contains(key)).collect(), gone })
     }
 
     fn is_complete(&self) -> bool {
@@ -149,13 +219,18 @@ impl HostAddresses {
     }
 
     fn push(&self, batch: &mut Batch, family: Family) {
-        for key in &self.missing {
-            batch.add_element(family, TABLE, HOSTS, key, "the host's");
-        }
         for key in &self.gone {
             batch.delete_element(family, TABLE, HOSTS, key);
         }
+        for (key, comment) in &self.missing {
+            batch.add_element(family, TABLE, HOSTS, key, comment);
+        }
     }
+}
+
+/// Removes whatever an earlier ADD of the attachment published, by whichever backend.
+pub(crate) fn forget(nft: &mut Nft, attachment: &Attachment) -> std::result::Result<UdpPorts, Error> {
+    remove(nft, attachment, None, |nft, batch| foreign::push_own_removal(nft, batch, attachment))
 }
 
 /// UDP ports that led to a pod's address.
@@ -200,12 +275,16 @@ fn push_own_removal(
     if let Some(plan) = plan {
         found = find_planned(nft, family, attachment, plan)?;
     }
-    let expected = owner.as_ref().map_or(0, |o| Owner::parse(o.comment.as_deref().unwrap_or_default()).elements);
-    if found.len() < expected {
+    let is_whole = match &owner {
         // The config is another than at the ADD, or does not say.
+        Some(owner) => found.len() >= Owner::parse(owner.comment.as_deref().unwrap_or_default()).elements,
+        // Somebody has emptied the set. Where that is not so, either is empty, or has elements of others alone.
+        None => found.is_empty() && !nft.elements(family, TABLE, OWNERS)?.is_empty(),
+    };
+    if !is_whole {
         found = all(nft, family)?.into_iter().filter(|f| ruleset::is_owned(&f.element, attachment)).collect();
     }
-    push_removal(nft, batch, &found)?;
+    push_removal(nft, batch, &found, &HashSet::new())?;
     if owner.is_some() {
         batch.delete_element(family, TABLE, OWNERS, &identity);
     }
@@ -215,8 +294,9 @@ fn push_own_removal(
 /// The attachment's elements of what the config says.
 fn find_planned(nft: &mut Nft, family: Family, attachment: &Attachment, plan: &Plan) -> Result<Vec<Found>> {
     let mut found: Vec<Found> = Vec::new();
+    let mut seen = HashSet::new();
     let mut look = |nft: &mut Nft, set: &str, key: &[u8]| -> Result<Option<Vec<u8>>> {
-        if found.iter().any(|f| f.set == set && f.element.key == key) {
+        if !seen.insert((set.to_owned(), key.to_vec())) {
             return Ok(None);
         }
         let element = nft.element(family, TABLE, set, key)?.filter(|e| ruleset::is_owned(e, attachment));
@@ -244,17 +324,16 @@ pub(crate) fn all(nft: &mut Nft, family: Family) -> Result<Vec<Found>> {
     Ok(found)
 }
 
-/// Removes elements, and maps of conditions that are empty then.
-fn push_removal(nft: &mut Nft, batch: &mut Batch, found: &[Found]) -> Result<()> {
-    let mut conditional: Vec<(Family, &str)> = Vec::new();
+/// Removes elements, and maps of conditions that are empty then and not among those that are used.
+fn push_removal(nft: &mut Nft, batch: &mut Batch, found: &[Found], used: &HashSet<String>) -> Result<()> {
+    let mut conditional: HashMap<(Family, &str), usize> = HashMap::new();
     for Found { family, set, element } in found {
         batch.delete_element(*family, TABLE, set, &element.key);
-        if layout::is_conditional(set) && !conditional.contains(&(*family, set)) {
-            conditional.push((*family, set));
+        if layout::is_conditional(set) && !used.contains(set) {
+            *conditional.entry((*family, set)).or_default() += 1;
         }
     }
-    for (family, set) in conditional {
-        let going = found.iter().filter(|f| f.family == family && f.set == set).count();
+    for ((family, set), going) in conditional {
         if nft.elements(family, TABLE, set)?.len() == going {
             let rules = nft.rules(family, TABLE, None)?;
             layout::push_conditional_removal(batch, family, &rules, set);
@@ -297,7 +376,7 @@ pub(crate) fn remove_stale(
         for family in FAMILIES {
             let mut stale = all(nft, family)?;
             stale.retain(|f| f.element.comment.as_deref().is_some_and(&is_stale));
-            push_removal(nft, &mut batch, &stale)?;
+            push_removal(nft, &mut batch, &stale, &HashSet::new())?;
             let mut of_family = HashSet::new();
             for comment in stale.iter().filter_map(|f| f.element.comment.clone()) {
                 let Some(identity) = owner::identity(&comment).filter(|id| of_family.insert(*id)) else { continue };
@@ -317,15 +396,10 @@ pub(crate) fn remove_stale(
 }
 
 /// What is missing of what ADD made for a target, in words; `None`: nothing.
-pub(crate) fn missing(
-    nft: &mut Nft,
-    attachment: &Attachment,
-    target: &Target<'_>,
-    host: &Host,
-) -> Result<Option<String>> {
+pub(crate) fn missing(nft: &mut Nft, attachment: &Attachment, target: &Target<'_>) -> Result<Option<String>> {
     let family = target.family();
     let rules = nft.rules(family, TABLE, None)?;
-    if let Some(rule) = layout::first_missing(&rules, target, host.addresses) {
+    if let Some(rule) = layout::first_missing(&rules, target) {
         return Ok(Some(format!("{rule} of table {family} {TABLE} is missing")));
     }
     for wanted in layout::elements(target) {

@@ -104,8 +104,8 @@ pub(crate) fn host_link(route: &mut Socket, attachment: &Attachment) -> Result<O
 pub(crate) fn link_of(route: &mut Socket, identity: &[u8; 16]) -> Result<Option<Link>> {
     let owner = format!("oxbridge {} ", hex(identity));
     for name in (0..MAX_HOST_IFNAME_ATTEMPTS).map(|attempt| host_ifname(identity, attempt)) {
-        // The next name is taken only where this one is.
-        let Some(link) = link::by_name(route, &name)? else { return Ok(None) };
+        // Who had this name when the link was made may be gone.
+        let Some(link) = link::by_name(route, &name)? else { continue };
         let is_others = link.alias.as_ref().is_some_and(|a| a.starts_with("oxbridge ") && !a.starts_with(&owner));
         if !is_others {
             return Ok(Some(link));

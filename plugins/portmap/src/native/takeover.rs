@@ -1,6 +1,6 @@
 //! A port that is taken: whose it is, and whether that one is certainly gone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use cni::Error;
 use netlink::nft::{Batch, Family, Nft};
@@ -34,30 +34,64 @@ pub(super) fn clear(
     for family in FAMILIES {
         found.extend(super::all(nft, family)?);
     }
+    let index = Index::new(&found);
+    // Entries of others in sets that say what is masqueraded of an address which is this pod's now.
+    let mut replaced = HashSet::new();
     for target in request.targets {
         for wanted in layout::elements(target) {
-            let Some(holder) = holder(&found, target.family(), &wanted, request) else { continue };
-            let identity = holder.element.comment.as_deref().and_then(owner::identity);
-            if identity.is_some_and(|id| gone.contains_key(&id)) {
-                continue;
-            }
-            match verdict(nft, route, holder, identity)? {
-                Ok((identity, why)) => {
+            for holder in index.holders(target.family(), &wanted, request) {
+                let identity = holder.element.comment.as_deref().and_then(owner::identity);
+                if identity.is_some_and(|id| gone.contains_key(&id)) {
+                    continue;
+                }
+                if layout::is_masquerade(&wanted.set) {
+                    replaced.insert((holder.family, holder.set.as_str(), holder.element.key.as_slice()));
                     cleared.notices.push(format!(
-                        "host port {} is taken over from {}, which is gone: {why}",
+                        "{} had the address {} before, and has left something behind",
+                        name(holder),
+                        target.pod.addr()
+                    ));
+                    continue;
+                }
+                match verdict(nft, route, holder, identity)? {
+                    Ok((identity, why)) => {
+                        cleared.notices.push(format!(
+                            "host port {} is taken over from {}, which is gone: {why}",
+                            wanted.mapping,
+                            name(holder)
+                        ));
+                        gone.insert(identity, why);
+                    }
+                    // Both are served, by conditions of which nobody knows whether they exclude each other.
+                    Err(_) if is_both_conditional(&wanted, holder) => cleared.notices.push(format!(
+                        "host port {} is published by {} too, under other conditions: what both allow goes to one of them",
                         wanted.mapping,
                         name(holder)
-                    ));
-                    gone.insert(identity, why);
+                    )),
+                    Err(why) => return Ok(Err(refusal(&wanted, holder, &why))),
                 }
-                Err(why) => return Ok(Err(refusal(&wanted, holder, &why))),
             }
         }
     }
+    cleared.notices.dedup();
     for family in FAMILIES {
         clear_family(nft, batch, family, request, &gone, &found, &mut cleared)?;
     }
+    for (family, set, key) in replaced {
+        let of_gone = |f: &Found| {
+            let identity = f.element.comment.as_deref().and_then(owner::identity);
+            identity.is_some_and(|id| gone.contains_key(&id))
+        };
+        let found = index.get(family, set, key);
+        if !cleared.published.contains(&family) && !found.is_some_and(of_gone) {
+            batch.delete_element(family, TABLE, set, key);
+        }
+    }
     Ok(Ok(cleared))
+}
+
+fn is_both_conditional(wanted: &Wanted, holder: &Found) -> bool {
+    wanted.set != holder.set && layout::is_conditional(&wanted.set) && layout::is_conditional(&holder.set)
 }
 
 fn clear_family(
@@ -75,28 +109,24 @@ fn clear_family(
     let own_owner = nft.element(family, TABLE, OWNERS, &identity)?;
     let target = request.targets.iter().find(|t| t.family() == family);
     let wanted = target.map(layout::elements).unwrap_or_default();
-    let is_there =
-        |w: &Wanted| own.iter().any(|f| f.set == w.set && f.element.key == w.key && f.element.value == w.value);
+    let there: HashSet<_> = own.iter().map(|f| (f.set.as_str(), &f.element.key, f.element.value.as_ref())).collect();
     let owner = request.owner.with_elements(wanted.len()).comment();
     let is_published = own.len() == wanted.len()
-        && wanted.iter().all(is_there)
+        && wanted.iter().all(|w| there.contains(&(w.set.as_str(), &w.key, w.value.as_ref())))
         && own_owner.as_ref().and_then(|o| o.comment.as_ref()) == Some(&owner);
-    if is_published && target.is_some() {
-        cleared.published.push(family);
-    } else {
-        for f in &own {
-            batch.delete_element(family, TABLE, &f.set, &f.element.key);
-        }
-        if own_owner.is_some() {
-            batch.delete_element(family, TABLE, OWNERS, &identity);
-        }
-    }
-    let is_gone = |f: &&Found| {
+    let is_published = is_published && target.is_some();
+    let is_gone = |f: &Found| {
         let identity = f.element.comment.as_deref().and_then(owner::identity);
-        f.family == family && identity.is_some_and(|id| gone.contains_key(&id))
+        identity.is_some_and(|id| gone.contains_key(&id))
     };
-    for f in found.iter().filter(is_gone) {
-        batch.delete_element(family, TABLE, &f.set, &f.element.key);
+    let is_going = |f: &&Found| is_gone(f) || !is_published && ruleset::is_owned(&f.element, request.attachment);
+    let going: Vec<Found> = found.iter().filter(|f| f.family == family).filter(is_going).cloned().collect();
+    let used: HashSet<String> = wanted.iter().map(|w| w.set.clone()).collect();
+    super::push_removal(nft, batch, &going, &used)?;
+    if is_published {
+        cleared.published.push(family);
+    } else if own_owner.is_some() {
+        batch.delete_element(family, TABLE, OWNERS, &identity);
     }
     for identity in gone.keys() {
         if nft.element(family, TABLE, OWNERS, identity)?.is_some() {
@@ -106,14 +136,32 @@ fn clear_family(
     Ok(())
 }
 
-/// Another attachment's element with the wanted key.
-fn holder<'f>(found: &'f [Found], family: Family, wanted: &Wanted, request: &Request<'_>) -> Option<&'f Found> {
-    found.iter().find(|f| {
-        f.family == family
-            && f.set == wanted.set
-            && f.element.key == wanted.key
-            && !ruleset::is_owned(&f.element, request.attachment)
-    })
+/// What was found, by key.
+struct Index<'f>(HashMap<Family, HashMap<&'f [u8], Vec<&'f Found>>>);
+
+impl<'f> Index<'f> {
+    fn new(found: &'f [Found]) -> Self {
+        let mut index: HashMap<_, HashMap<_, Vec<_>>> = HashMap::new();
+        for f in found {
+            index.entry(f.family).or_default().entry(f.element.key.as_slice()).or_default().push(f);
+        }
+        Self(index)
+    }
+
+    fn with_key(&self, family: Family, key: &[u8]) -> &[&'f Found] {
+        self.0.get(&family).and_then(|of_family| of_family.get(key)).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn get(&self, family: Family, set: &str, key: &[u8]) -> Option<&'f Found> {
+        self.with_key(family, key).iter().copied().find(|f| f.set == set)
+    }
+
+    /// Others' elements with the wanted key, in its set or in one for other conditions.
+    fn holders(&self, family: Family, wanted: &Wanted, request: &Request<'_>) -> Vec<&'f Found> {
+        let is_in_the_way = |f: &&Found| f.set == wanted.set || layout::is_same_kind(&f.set, &wanted.set);
+        let is_others = |f: &&Found| !ruleset::is_owned(&f.element, request.attachment);
+        self.with_key(family, &wanted.key).iter().copied().filter(is_in_the_way).filter(is_others).collect()
+    }
 }
 
 /// Why the holder is gone, or why it must be taken for alive.
