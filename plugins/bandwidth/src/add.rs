@@ -2,20 +2,17 @@
 
 use cni::{AddResult, Call, Error, Interface};
 use host::undo::Undo;
+use netlink::Protocol;
 use netlink::link::Link;
-use netlink::{Protocol, Socket};
 
 use crate::config::Plan;
 use crate::{host_end, ifb, shaping};
 
 pub(crate) fn add(call: &Call) -> Result<(), Error> {
-    if host::stdio::stdout_was_closed() {
-        return Err(Error::new(cni::code::IO_FAILURE, host::stdio::NO_STDOUT));
-    }
     let plan = Plan::new(call)?;
     let mut result = previous(call)?;
     let attachment = call.attachment();
-    let mut socket = open()?;
+    let mut socket = plugin::open(Protocol::Route)?;
     if plan.is_unlimited() {
         // Limits that an earlier ADD of this attachment set, and the config no longer has.
         shaping::earlier(&mut socket, &attachment)?.remove(&mut socket)?;
@@ -32,9 +29,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
 
     let mut undo = Undo::new();
     let ifb = shaping::install(&mut socket, &end, &plan, &attachment, &mut undo)?;
-    if let Some(error) = interrupted() {
-        return Err(error);
-    }
+    plugin::step()?;
     if let Some(ifb) = ifb {
         push_interface(&mut result, &ifb);
     }
@@ -48,17 +43,6 @@ pub(crate) fn previous(call: &Call) -> Result<AddResult, Error> {
     call.prev_result()?.ok_or_else(|| {
         Error::internal("must be called as a chained plugin: prevResult is missing")
             .with_details("put bandwidth into a list, after the plugin that makes the interface")
-    })
-}
-
-pub(crate) fn open() -> Result<Socket, Error> {
-    Socket::open(Protocol::Route).map_err(|e| Error::internal(format!("failed to open a netlink socket: {e}")))
-}
-
-/// The error to end with if a signal asks for it.
-fn interrupted() -> Option<Error> {
-    host::signal::pending().map(|signal| {
-        Error::new(cni::code::TRY_AGAIN, format!("interrupted by {signal}; what this call had made is undone"))
     })
 }
 

@@ -7,14 +7,14 @@ use netlink::Socket;
 use netlink::link::Link;
 use netlink::tc::{self, Tbf};
 
-use crate::add::{open, previous};
+use crate::add::previous;
 use crate::config::{Limit, Plan};
 use crate::{host_end, ifb, shaping};
 
 pub(crate) fn check(call: &Call) -> Result<(), Error> {
     let plan = Plan::new(call)?;
     let previous = previous(call)?;
-    let mut socket = open()?;
+    let mut socket = plugin::open(netlink::Protocol::Route)?;
     if plan.is_unlimited() {
         let earlier = shaping::earlier(&mut socket, &call.attachment())?;
         return earlier.describe().map_or(Ok(()), |found| Err(unexpected(&found)));

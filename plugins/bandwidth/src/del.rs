@@ -4,14 +4,13 @@ use cni::{AddResult, Call, Error};
 use netlink::Socket;
 use netlink::link::{self, Link};
 
-use crate::add::open;
 use crate::ifb::{self, Owner};
 use crate::{host_end, shaping};
 
 pub(crate) fn del(call: &Call) -> Result<(), Error> {
     // Garbage here is no reason to leave anything behind.
     let previous = call.prev_result().ok().flatten();
-    let mut socket = open()?;
+    let mut socket = plugin::open(netlink::Protocol::Route)?;
     let attachment = call.attachment();
     let looking = |e: netlink::Error| Error::internal(format!("failed to look for what limits a pod: {e}"));
     let end = host_end::ours(&mut socket, &attachment).map_err(looking)?;

@@ -8,7 +8,6 @@ use std::collections::HashSet;
 use cni::{Attachment, Call, Error};
 use netlink::link::{self, Link};
 
-use crate::add::open;
 use crate::host_end;
 use crate::ifb::MARK;
 
@@ -23,7 +22,7 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     };
     let alive: HashSet<String> = valid.iter().map(|v| of(&v.container_id, &v.ifname).identity_hex()).collect();
     let failed = |e: netlink::Error| Error::internal(format!("failed to remove stale ifbs: {e}"));
-    let mut socket = open()?;
+    let mut socket = plugin::open(netlink::Protocol::Route)?;
     let mut result = Ok(());
     for link in link::list(&mut socket).map_err(failed)? {
         let Some(owner) = stale_owner(&link, network, &alive) else { continue };

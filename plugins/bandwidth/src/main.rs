@@ -41,6 +41,5 @@ impl cni::Plugin for Bandwidth {
 }
 
 fn main() -> ExitCode {
-    host::signal::install();
-    cni::main(Bandwidth)
+    plugin::main(Bandwidth)
 }

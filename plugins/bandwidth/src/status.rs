@@ -3,21 +3,19 @@
 use cni::{Call, Error, code};
 use netlink::{link, tc};
 
-use crate::add::open;
 use crate::config::Plan;
 
 /// Index of the loopback link, which every namespace has.
 const LOOPBACK: u32 = 1;
 
 pub(crate) fn status(call: &Call) -> Result<(), Error> {
-    let unavailable = |e: Error| Error::new(code::NOT_AVAILABLE, e.msg).with_details(e.details);
     let asking = |e: netlink::Error| Error::new(code::NOT_AVAILABLE, format!("failed to ask the kernel: {e}"));
-    let plan = Plan::new(call).map_err(unavailable)?;
+    let plan = Plan::new(call).map_err(plugin::unavailable)?;
     // Pods without limits need nothing.
     if plan.is_unlimited() {
         return Ok(());
     }
-    let mut socket = open().map_err(unavailable)?;
+    let mut socket = plugin::open(netlink::Protocol::Route).map_err(plugin::unavailable)?;
     if !tc::has_tbf(&mut socket, LOOPBACK).map_err(asking)? {
         return Err(missing("token bucket filter", "sch_tbf"));
     }

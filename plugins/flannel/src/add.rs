@@ -10,9 +10,6 @@ use crate::plan::{self, Delegate};
 use crate::scratch::Scratch;
 
 pub(crate) fn add(call: &Call) -> Result<(), Error> {
-    if host::stdio::stdout_was_closed() {
-        return Err(Error::new(cni::code::IO_FAILURE, host::stdio::NO_STDOUT));
-    }
     let config = Config::strict(call)?;
     let lease = plan::lease(&config.subnet_file())?;
     let plan = Delegate::new(call, &config, Some(&lease))?;
@@ -29,7 +26,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
         // What the delegate could not take back, DEL will have to.
         if made.get() { Ok(()) } else { files.restore(of, &before) }
     });
-    interrupted()?;
+    plugin::step()?;
     let json = plan.to_json();
     let running = delegate::start_with(call, plan.plugin(), "ADD", &[], &json)?;
     // A failed ADD has left nothing; its DEL would take away what the running container of this id has.
@@ -39,15 +36,8 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
         });
     };
     let result = running.wait_then(call, succeeded)?;
-    interrupted()?;
+    plugin::step()?;
     call.reply(&result)?;
     undo.disarm();
     Ok(())
-}
-
-/// Between two steps.
-fn interrupted() -> Result<(), Error> {
-    host::signal::pending().map_or(Ok(()), |signal| {
-        Err(Error::new(cni::code::TRY_AGAIN, format!("interrupted by {signal}; what this call had made is undone")))
-    })
 }

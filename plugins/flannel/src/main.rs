@@ -43,6 +43,5 @@ impl cni::Plugin for Flannel {
 }
 
 fn main() -> ExitCode {
-    host::signal::install();
-    cni::main(Flannel)
+    plugin::main(Flannel)
 }

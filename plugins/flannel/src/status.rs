@@ -1,13 +1,13 @@
 //! STATUS: whether an ADD could work now: flanneld has a lease, configs can be kept, and the delegate agrees.
 
-use cni::{Call, Error, code};
+use cni::{Call, Error};
 use host::fsutil::{self, Unwritable};
 
 use crate::config::Config;
 use crate::plan::{self, Delegate};
 
 pub(crate) fn status(call: &Call) -> Result<(), Error> {
-    let delegate = delegate(call).map_err(|e| Error::new(code::NOT_AVAILABLE, e.msg).with_details(e.details))?;
+    let delegate = delegate(call).map_err(plugin::unavailable)?;
     delegate.run_if_known(call, "STATUS")
 }
 

@@ -40,20 +40,22 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     let made = Cell::new(false);
     let pod = Pod::new(call, &attachment, targets.iter().map(|t| t.pod.addr()).collect());
     let mut undo = Undo::new();
+    let owner = Owner::new(call, link.as_ref(), 0);
+    let request = native::Request { attachment: &attachment, targets: &targets, owner };
     let host;
     match plan.backend {
         Backend::Nftables => {
             let nft = nft.insert(Nft::open().map_err(|e| failed("open nf_tables", &e))?);
             undo_by(&mut undo, &pod, &plan, &made);
-            let owner = Owner::new(call, link.as_ref(), 0);
-            let request = native::Request { attachment: &attachment, targets: &targets, owner };
             host = native::install(nft, &mut route, &request, &made)?;
         }
         Backend::Iptables => {
             host = Host::look(&mut route).map_err(|e| failed("list the host's addresses", &e))?;
-            holders::clear_native(&mut route, &attachment, &targets)?;
-            // Those would win.
-            nft = forget_native(&attachment, &plan)?;
+            nft = self::nft()?;
+            if let Some(nft) = &mut nft {
+                holders::refuse_for_any(nft, &attachment, &targets)?;
+                native::make_way(nft, &mut route, &request, &plan)?;
+            }
             undo_by(&mut undo, &pod, &plan, &made);
             for target in &targets {
                 step()?;
@@ -92,15 +94,6 @@ fn forget(attachment: &Attachment) -> Result<(Option<Nft>, Option<Socket>), Erro
     };
     let flows = flows::forget_of_pods(&ports);
     Ok((nft, flows))
-}
-
-/// Removes what the other backend made for the attachment.
-fn forget_native(attachment: &Attachment, plan: &Plan) -> Result<Option<Nft>, Error> {
-    let mut nft = nft()?;
-    if let Some(nft) = &mut nft {
-        native::remove(nft, attachment, Some(plan), |_, _| Ok(()))?;
-    }
-    Ok(nft)
 }
 
 /// Removes the rules again, if any were made.

@@ -2,17 +2,15 @@
 //! before them, so a second one for a port would be dead, or the first one would be from then on.
 
 use cni::{Attachment, Error};
-use netlink::Socket;
-use netlink::nft::{Element, Family, Nft};
+use netlink::nft::{Family, Nft};
 use ruleset::TABLE;
 
 use crate::add::failed;
 use crate::condition::Conditions;
 use crate::config::{Mapping, Protocol, Target};
 use crate::iptables::ENTRIES;
-use crate::native::layout::{self, OWNERS};
-use crate::native::owner::{self, Owner};
-use crate::{native, reference};
+use crate::native::layout;
+use crate::reference;
 
 /// Somebody whose rules in iptables take what a mapping is for.
 #[derive(Debug, PartialEq, Eq)]
@@ -161,55 +159,25 @@ fn split(line: &str) -> Vec<String> {
     words
 }
 
-/// Makes sure that nobody has a port of these in our own tables; an attachment that is certainly gone loses all it has.
-///
-/// Errors: a port is another attachment's.
-pub(crate) fn clear_native(route: &mut Socket, attachment: &Attachment, targets: &[Target<'_>]) -> Result<(), Error> {
-    let reading = |e| failed("read the rules", &e);
-    let mut nft = Nft::open().map_err(|e| failed("open nf_tables", &e))?;
-    match nft.generation() {
-        Err(error) if ruleset::is_unsupported(&error) => return Ok(()),
-        generation => generation.map_err(reading)?,
-    };
+/// Errors: another attachment has a port, that is wanted for one address, for any address in our own tables: what is there
+/// comes first. (For the same address, see [`native::make_way`](crate::native::make_way).)
+pub(crate) fn refuse_for_any(nft: &mut Nft, attachment: &Attachment, targets: &[Target<'_>]) -> Result<(), Error> {
     for target in targets {
-        for mapping in target.mappings() {
-            let any = Mapping { host_ip: None, ..*mapping };
-            for (set, key) in [layout::entry(mapping, None), layout::entry(&any, None)] {
-                let element = nft.element(target.family(), TABLE, &set, &key).map_err(reading)?;
-                if let Some(element) = element.filter(|e| !ruleset::is_owned(e, attachment)) {
-                    clear_holder(&mut nft, route, target.family(), mapping, &element)?;
-                }
+        for mapping in target.mappings().filter(|m| m.address().is_some()) {
+            let (set, key) = layout::entry(&Mapping { host_ip: None, ..*mapping }, None);
+            let element = match nft.element(target.family(), TABLE, &set, &key) {
+                Err(error) if ruleset::is_unsupported(&error) => return Ok(()),
+                element => element.map_err(|e| failed("read the rules", &e))?,
+            };
+            if let Some(holder) = element.filter(|e| !ruleset::is_owned(e, attachment)) {
+                let name = name(holder.comment.as_deref().unwrap_or_default());
+                return Err(Error::internal(format!("host port {mapping} is already published by {name}"))
+                    .with_details(
+                        "for any address, by our own tables, which come first; DEL or GC of its network gives it back",
+                    ));
             }
         }
     }
-    Ok(())
-}
-
-fn clear_holder(
-    nft: &mut Nft,
-    route: &mut Socket,
-    family: Family,
-    mapping: &Mapping,
-    element: &Element,
-) -> Result<(), Error> {
-    let comment = element.comment.as_deref().unwrap_or_default();
-    let name = name(comment);
-    let refused = |why: &str| {
-        Error::internal(format!("host port {mapping} is already published by {name}")).with_details(format!(
-            "{why}; a container that is gone gives its ports back by DEL or GC of its network; see `nft list set {family} {TABLE} {OWNERS}`"
-        ))
-    };
-    let Some(identity) = owner::identity(comment) else {
-        return Err(refused("no attachment is named in its comment"));
-    };
-    let owner = nft.element(family, TABLE, OWNERS, &identity).map_err(|e| failed("read the rules", &e))?;
-    let Some(owner) = owner.and_then(|e| e.comment) else {
-        return Err(refused("nothing tells where it lives, so it may be alive"));
-    };
-    let why = Owner::parse(&owner).is_gone(route, &identity).map_err(|why| refused(&why))?;
-    let Some(why) = why else { return Err(refused("it may be alive")) };
-    native::remove_stale(nft, |comment| owner::identity(comment) == Some(identity), |_, _| Ok(()))?;
-    host::syslog::notice("portmap", &format!("host port {mapping} is taken over from {name}, which is gone: {why}"));
     Ok(())
 }
 

@@ -16,9 +16,6 @@ use crate::{allowlist, sysctl};
 const IPV6_MIN_MTU: u32 = 1280;
 
 pub(crate) fn add(call: &Call) -> Result<(), Error> {
-    if host::stdio::stdout_was_closed() {
-        return Err(Error::new(cni::code::IO_FAILURE, host::stdio::NO_STDOUT));
-    }
     let plan = Plan::new(call)?;
     allowlist::check(&plan.sysctls)?;
     let previous = required_result(call)?;
@@ -31,18 +28,18 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     let mut undo = Undo::new();
     if !plan.sysctls.is_empty() {
         sysctl::apply(&netns, &plan.sysctls, &mut undo)?;
-        step()?;
+        plugin::step()?;
     }
     if let Some((mut socket, link)) = link {
         warn_of_small_mtu(&plan, &previous);
         back_up(call, &plan, pod, &link, &mut undo)?;
-        step()?;
+        plugin::step()?;
         set(pod, &mut socket, link, &plan.attributes, &mut undo)?;
         if let Some(mac) = plan.attributes.mac {
             tell(&mut result, call, &netns, &host::mac::format(mac));
         }
     }
-    step()?;
+    plugin::step()?;
     call.reply(&result)?;
     undo.disarm();
     Ok(())
@@ -54,13 +51,6 @@ pub(crate) fn required_result(call: &Call) -> Result<AddResult, Error> {
         Error::internal("Required prevResult missing").with_details(
             "tuning changes an interface that another plugin has made: it belongs into a list, behind that plugin",
         )
-    })
-}
-
-/// Between two steps: whether a signal asks to end.
-fn step() -> Result<(), Error> {
-    host::signal::pending().map_or(Ok(()), |signal| {
-        Err(Error::new(cni::code::TRY_AGAIN, format!("interrupted by {signal}; what this call had changed is undone")))
     })
 }
 
@@ -141,7 +131,7 @@ fn set<'a>(
     for attribute in wanted.list() {
         pod.set(socket, &link, attribute)
             .map_err(|e| Error::internal(format!("failed to set {attribute} of \"{}\": {e}", link.name)))?;
-        step()?;
+        plugin::step()?;
     }
     Ok(())
 }

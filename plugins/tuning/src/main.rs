@@ -45,6 +45,5 @@ impl cni::Plugin for Tuning {
 }
 
 fn main() -> ExitCode {
-    host::signal::install();
-    cni::main(Tuning)
+    plugin::main(Tuning)
 }

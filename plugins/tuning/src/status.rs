@@ -7,8 +7,8 @@ use crate::allowlist;
 use crate::config::Plan;
 
 pub(crate) fn status(call: &Call) -> Result<(), Error> {
-    let plan = Plan::new(call).map_err(unavailable)?;
-    allowlist::check(&plan.sysctls).map_err(unavailable)?;
+    let plan = Plan::new(call).map_err(plugin::unavailable)?;
+    allowlist::check(&plan.sysctls).map_err(plugin::unavailable)?;
     if plan.attributes.is_empty() && !plan.takes_mac {
         // Nothing is kept.
         return Ok(());
@@ -21,9 +21,4 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
         )
         .with_details(format!("{remedy}, or set another dataDir"))
     })
-}
-
-/// The same error, as an answer to STATUS.
-fn unavailable(error: Error) -> Error {
-    Error::new(code::NOT_AVAILABLE, error.msg).with_details(error.details)
 }

@@ -278,6 +278,49 @@ fn a_live_pods_port_is_refused_whatever_backend_published_it() {
     });
 }
 
+#[test]
+fn a_thousand_ports_that_are_taken_are_refused_or_replaced_as_one() {
+    case(|| {
+        let host = Host::new();
+        let pods = [host.pod(), host.pod()];
+        let results = [attach(&host, &pods[0]), attach(&host, &pods[1])];
+        let of = |container| config(&(10_000..11_000).map(|port| tcp(port, container)).collect::<Vec<_>>());
+        for container in [80, 80, 81] {
+            add(&host, &pods[0], &of(container), &results[0]).ok();
+            call(&host, &pods[0], &of(container), &results[0]).check().ok();
+        }
+        add(&host, &pods[1], &of(80), &results[1]).failure().is(999, &format!("10000/tcp|{}", pods[0].id));
+    });
+}
+
+/// Ours come first: a port that is published there would be dead in iptables.
+#[test]
+fn the_iptables_backend_respects_a_live_pods_port_too() {
+    case(|| {
+        let host = Host::new();
+        let (holder, _) = holder(&host);
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        let iptables = |mappings: &[Value]| with(&config(mappings), json!({ "backend": "iptables" }));
+        let before = host.snapshot();
+        let reply = add(&host, &pod, &iptables(&[tcp(9999, 80), tcp(8080, 80)]), &result);
+        reply.failure().is(999, &format!("8080/tcp|{}|net", holder.id));
+        host.assert_as(&before);
+        add(&host, &pod, &iptables(&[tcp(9999, 80), udp(8080, 80)]), &result).ok();
+        // One that is gone loses its ports.
+        let host = Host::new();
+        let (holder, _) = self::holder(&host);
+        host.unmount(&holder.path);
+        host.run(&format!("ip link del {}", link(&host)));
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        let reply = add(&host, &pod, &iptables(&[tcp(8080, 80)]), &result);
+        assert!(reply.ok().stderr.contains("taken over"), "{}", reply.stderr);
+        assert_eq!(elements(&host, "ip", "ports-any"), [""; 0]);
+        call(&host, &pod, &iptables(&[tcp(8080, 80)]), &result).check().ok();
+    });
+}
+
 /// podman#11324: what a dead container left blocks nobody; but nothing tells that from a pod of the reference that
 /// lives.
 #[test]

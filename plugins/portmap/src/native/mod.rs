@@ -47,7 +47,8 @@ pub(crate) fn install(
     request: &Request<'_>,
     made: &Cell<bool>,
 ) -> std::result::Result<Host, Error> {
-    let mut is_taken = false;
+    // The kernel answers each element that is there already: more of that than a socket can hold tells nothing.
+    let mut is_taken = request.targets.iter().any(|t| t.mappings().count() > MANY);
     let mut outcome = Ok(Vec::new());
     let mut host = Host::default();
     ruleset::transaction("publishing the ports in nf_tables", || {
@@ -117,6 +118,34 @@ pub(crate) fn install(
         host::syslog::notice("portmap", &notice);
     }
     Ok(host)
+}
+
+/// With more ports than that what is there is looked at beforehand.
+const MANY: usize = 32;
+
+/// Makes way for the ports where the other backend publishes them: what is here would come first.
+///
+/// Errors: a port is another attachment's that is not certainly gone; nothing was changed then.
+pub(crate) fn make_way(
+    nft: &mut Nft,
+    route: &mut Socket,
+    request: &Request<'_>,
+    plan: &Plan,
+) -> std::result::Result<(), Error> {
+    let mut outcome = Ok(Vec::new());
+    ruleset::transaction("looking for the ports in nf_tables", || {
+        let generation = match nft.generation() {
+            Err(error) if ruleset::is_unsupported(&error) => return Ok(()),
+            generation => generation?,
+        };
+        let mut batch = Batch::if_generation(generation);
+        outcome = takeover::clear(nft, route, request, &mut batch)?.map(|cleared| cleared.notices);
+        if outcome.is_ok() { nft.commit(batch) } else { Ok(()) }
+    })?;
+    for notice in outcome? {
+        host::syslog::notice("portmap", &notice);
+    }
+    remove(nft, request.attachment, Some(plan), |_, _| Ok(())).map(drop)
 }
 
 /// What the kernel says where it has done nothing of a commit; other errors may be about its answer.
