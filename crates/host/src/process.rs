@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -44,31 +45,54 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether there is no such program. That one cannot be started for another reason says nothing of the kind.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Start { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 fn said(stderr: &str) -> String {
     if stderr.trim().is_empty() { String::new() } else { format!(": {}", stderr.trim()) }
 }
 
 /// Runs a program of `PATH` with `input` on its stdin and returns its stdout.
 ///
-/// All three streams are files in memory: there is no pipe that could fill up while nobody reads.
+/// All three streams are files in memory: there is no pipe that could fill up while nobody reads. The program ends with
+/// this process: nothing goes on working at what its caller's caller takes for ended.
 pub fn run(program: &str, args: &[&str], input: &[u8], patience: Duration) -> Result<String, Error> {
     let start = |source| Error::Start { program: program.to_owned(), source };
     let (mut stdin, mut stdout, mut stderr) =
         (memory(c"stdin").map_err(start)?, memory(c"stdout").map_err(start)?, memory(c"stderr").map_err(start)?);
     stdin.write_all(input).and_then(|()| stdin.rewind()).map_err(start)?;
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(args)
         .stdin(Stdio::from(stdin))
         .stdout(Stdio::from(stdout.try_clone().map_err(start)?))
-        .stderr(Stdio::from(stderr.try_clone().map_err(start)?))
-        .spawn()
-        .map_err(start)?;
+        .stderr(Stdio::from(stderr.try_clone().map_err(start)?));
+    end_with_parent(&mut command);
+    let mut child = command.spawn().map_err(start)?;
     let ended = wait(&mut child, patience).map_err(start)?;
     let stderr = read(&mut stderr).map_err(start)?;
     match ended {
         None => Err(Error::Timeout { program: program.to_owned(), patience, stderr }),
         Some(status) if !status.success() => Err(Error::Failed { program: program.to_owned(), status, stderr }),
         Some(_) => read(&mut stdout).map_err(start),
+    }
+}
+
+/// SIGKILL for the program when the thread that starts it ends, which waits for it here.
+fn end_with_parent(command: &mut Command) {
+    let parent = libc::pid_t::try_from(std::process::id()).unwrap_or_default();
+    // SAFETY: between fork and exec it makes two system calls, without memory or locks of anyone's.
+    unsafe {
+        command.pre_exec(move || {
+            Errno::result(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+            // The parent may have died before that: then nobody would send the signal any more.
+            if libc::getppid() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
+        });
     }
 }
 
@@ -128,7 +152,20 @@ mod tests {
     fn failures_say_what_the_program_said() {
         let error = run("sh", &["-c", "echo no room >&2; exit 3"], b"", LONG).unwrap_err();
         assert!(error.to_string().contains("exit status: 3: no room"), "{error}");
-        assert!(matches!(run("/nonexistent/program", &[], b"", LONG), Err(Error::Start { .. })));
+        assert!(run("/nonexistent/program", &[], b"", LONG).is_err_and(|e| e.is_absent()));
+        let no_program = run("/dev/null", &[], b"", LONG).unwrap_err();
+        assert!(matches!(no_program, Error::Start { .. }) && !no_program.is_absent(), "{no_program}");
+    }
+
+    /// As after SIGKILL: a thread ends like a process does, and the signal is about the thread.
+    #[test]
+    fn a_program_ends_with_who_started_it() {
+        let mut command = Command::new("sleep");
+        command.arg("60");
+        end_with_parent(&mut command);
+        let mut child = std::thread::spawn(move || command.spawn().unwrap()).join().unwrap();
+        let status = wait(&mut child, LONG).unwrap().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGKILL));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use netlink::addr::{self, Dad};
 use netlink::conntrack::{self, Filter};
 use netlink::link::{self, NewBridge, NewIfb, NewVeth};
 use netlink::monitor::Monitor;
-use netlink::nft::{Batch, Comparison, Family, Field, Hook, Nft, Offset, Part, SetType, Verdict, joined};
+use netlink::nft::{Batch, Comparison, Expression, Family, Field, Hook, Nft, Offset, Part, SetType, Verdict, joined};
 use netlink::route::{self, Route};
 use netlink::sock_diag::{self, Transport};
 use netlink::tc::{self, Tbf};
@@ -462,6 +462,23 @@ fn maps_of_ports_and_what_is_done_with_them_read_as_meant() {
 }
 
 #[test]
+fn chains_of_dormant_tables_are_none() {
+    in_namespace(|| {
+        let nft = |words: &str| assert!(Command::new("nft").arg(words).status().unwrap().success(), "{words}");
+        let chain = "chain c { type filter hook forward priority 0; policy drop; };";
+        nft(&format!("table inet asleep {{ flags dormant; {chain} }}"));
+        nft(&format!("table inet awake {{ {chain} }}"));
+        let names = || -> Vec<String> {
+            let chains = Nft::open().unwrap().base_chains(&[Family::Ip, Family::Inet]).unwrap();
+            chains.into_iter().map(|chain| chain.table).collect()
+        };
+        assert_eq!(names(), ["awake"]);
+        nft("add table inet asleep");
+        assert_eq!(names().len(), 2);
+    });
+}
+
+#[test]
 fn elements_are_found_by_key_and_changed_only_by_who_knows_the_ruleset() {
     in_namespace(|| {
         let mut nft = Nft::open().unwrap();
@@ -512,7 +529,7 @@ fn thousands_of_elements_fit_in_one_transaction_and_one_answer() {
 #[test]
 fn rules_of_iptables_are_understood() {
     in_namespace(|| {
-        let script = "*nat\n:CNI-test - [0:0]\n-A CNI-test -d 10.1.0.0/24 -j ACCEPT\n-A POSTROUTING -s 10.1.0.5/32 -m comment --comment x -j CNI-test\nCOMMIT\n";
+        let script = "*nat\n:CNI-test - [0:0]\n-A CNI-test -d 10.1.0.0/24 -j ACCEPT\n-A POSTROUTING -s 10.1.0.5/32 -m comment --comment x -j CNI-test\n-A POSTROUTING ! -s 10.1.0.6/32 -j CNI-test\nCOMMIT\n";
         let mut child = Command::new("iptables-restore").arg("--noflush").stdin(Stdio::piped()).spawn().unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), script.as_bytes()).unwrap();
         assert!(child.wait().unwrap().success());
@@ -520,8 +537,20 @@ fn rules_of_iptables_are_understood() {
         let rules = nft.rules(Family::Ip, "nat", Some("POSTROUTING")).unwrap();
         let rule = rules.iter().find(|r| r.target().as_deref() == Some("CNI-test")).unwrap();
         assert!(rule.compared_values().contains(&vec![10, 1, 0, 5]), "{:?}", rule.compared_values());
+        let steps = rule.steps();
+        let [from, equals, Expression::Match { name, .. }, Expression::Counter, Expression::Verdict(verdict)] =
+            &steps[..]
+        else {
+            panic!("{steps:?}")
+        };
+        assert_eq!(from, &Expression::Packet(Offset::IP_SOURCE));
+        assert_eq!(equals, &Expression::Equals(vec![10, 1, 0, 5]));
+        assert_eq!((name.as_str(), verdict), ("comment", &Verdict::Jump("CNI-test".to_owned())));
+        let not = rules.iter().find(|r| r.compared_values() == [[10, 1, 0, 6]]).unwrap();
+        assert_eq!(not.steps()[1], Expression::Other("cmp".to_owned()), "not equal is no equal");
         let mut batch = Batch::if_generation(nft.generation().unwrap());
         batch.delete_rule(Family::Ip, "nat", "POSTROUTING", rule.handle);
+        batch.delete_rule(Family::Ip, "nat", "POSTROUTING", not.handle);
         batch.delete_chain(Family::Ip, "nat", "CNI-test");
         nft.commit(batch).unwrap();
         let saved = Command::new("iptables-save").args(["-t", "nat"]).output().unwrap();

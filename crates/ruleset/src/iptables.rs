@@ -27,7 +27,7 @@ pub fn restore(family: Family, script: &str) -> Result<(), Error> {
 pub fn restore_xtables(family: Family, script: &str) -> Result<(), Error> {
     let legacy = if family == Family::Ip { "iptables-legacy-restore" } else { "ip6tables-legacy-restore" };
     match run_restore(legacy, script) {
-        Err(process::Error::Start { .. }) => restore(family, script),
+        Err(error) if error.is_absent() => restore(family, script),
         result => result.map_err(|e| changing(&e)),
     }
 }
@@ -64,14 +64,14 @@ fn reading(error: &process::Error) -> Error {
 pub fn save(family: Family, table: &str) -> Result<Option<String>, Error> {
     let legacy = if family == Family::Ip { "iptables-legacy-save" } else { "ip6tables-legacy-save" };
     let saved = match run_save(legacy, table) {
-        Err(process::Error::Start { .. }) => {
+        Err(error) if error.is_absent() => {
             run_save(program(family, "-save"), table).map(|s| Some(s).filter(|s| !is_of_nf_tables(s)))
         }
         saved => saved.map(Some),
     };
     match saved {
         Ok(saved) => Ok(saved),
-        Err(process::Error::Start { .. }) => Ok(None),
+        Err(error) if error.is_absent() => Ok(None),
         Err(error) => Err(reading(&error)),
     }
 }

@@ -11,7 +11,7 @@ mod owner;
 pub mod spoof;
 mod value;
 
-pub use owner::{is_owned, is_stale};
+pub use owner::{is_owned, is_owner, is_stale};
 pub use value::{bytes, mask, name_key};
 
 use std::time::{Duration, Instant};
@@ -53,6 +53,11 @@ pub trait Skeleton {
     fn is_whole(&self, rules: &[Rule]) -> bool;
     /// Makes it; what is there of it stays.
     fn push(&self, batch: &mut Batch);
+    /// The comments of its rules in the chain of its name, which go before it is made anew; none if it makes its rules
+    /// only where they are missing.
+    fn comments(&self) -> &[&str] {
+        &[]
+    }
 }
 
 /// Puts the elements of an attachment into the ruleset, and before them what they need.
@@ -69,8 +74,11 @@ pub fn install(
         let missing = missing(nft, skeletons)?;
         // Without anything to decide on what was read, others' commits do not matter.
         let mut batch = if missing.is_empty() && !replace { Batch::new() } else { Batch::if_generation(generation) };
-        for skeleton in missing {
+        for (skeleton, rests) in missing {
             batch.add_table(skeleton.family(), TABLE, TABLE_COMMENT);
+            for rule in rests {
+                batch.delete_rule(skeleton.family(), TABLE, &rule.chain, rule.handle);
+            }
             skeleton.push(&mut batch);
         }
         for element in elements {
@@ -91,8 +99,8 @@ pub fn install(
     })
 }
 
-/// Those of these skeletons that are not there, or not whole, each once.
-fn missing<'s>(nft: &mut Nft, skeletons: &'s [Box<dyn Skeleton>]) -> Result<Vec<&'s dyn Skeleton>> {
+/// Those of these skeletons that are not there, or not whole, each once, and what is left of its rules.
+fn missing<'s>(nft: &mut Nft, skeletons: &'s [Box<dyn Skeleton>]) -> Result<Vec<(&'s dyn Skeleton, Vec<Rule>)>> {
     let mut missing = Vec::new();
     let mut last: Option<(Family, Vec<Rule>)> = None;
     for (position, skeleton) in skeletons.iter().enumerate() {
@@ -106,11 +114,19 @@ fn missing<'s>(nft: &mut Nft, skeletons: &'s [Box<dyn Skeleton>]) -> Result<Vec<
             _ => nft.rules(family, TABLE, None)?,
         };
         if !skeleton.is_whole(&rules) {
-            missing.push(skeleton.as_ref());
+            missing.push((skeleton.as_ref(), rests(skeleton.as_ref(), &rules)));
         }
         last = Some((family, rules));
     }
     Ok(missing)
+}
+
+fn rests(skeleton: &dyn Skeleton, rules: &[Rule]) -> Vec<Rule> {
+    let name = skeleton.name();
+    let is_of_it = |rule: &&Rule| {
+        rule.chain == name && rule.comment.as_deref().is_some_and(|comment| skeleton.comments().contains(&comment))
+    };
+    rules.iter().filter(is_of_it).cloned().collect()
 }
 
 /// Removes the elements of these sets for which `is_gone` holds, and in the same transaction what `more` adds to it.
@@ -147,6 +163,18 @@ pub fn is_unsupported(error: &netlink::Error) -> bool {
     [Errno::EOPNOTSUPP, Errno::EPROTONOSUPPORT, Errno::EINVAL, Errno::EAFNOSUPPORT].iter().any(|e| error.is(*e))
 }
 
+/// What may help against a refusal.
+fn hint(error: &netlink::Error) -> &'static str {
+    if error.is(Errno::EINVAL) {
+        "a set or chain of our tables has another type than it should (`nft list ruleset` shows table oxbridge; without \
+         it the next ADD makes it anew), or the kernel lacks a part of nf_tables: load nf_tables, nft_chain_nat, nft_masq"
+    } else if is_unsupported(error) {
+        "the kernel has no nf_tables, or lacks its nat or bridge part: load nf_tables, nft_chain_nat, nft_masq"
+    } else {
+        "see `nft list ruleset`"
+    }
+}
+
 /// Runs a transaction until nobody came in between: `attempt` reads what it needs and commits.
 ///
 /// # Errors
@@ -167,12 +195,7 @@ pub fn transaction(what: &str, mut attempt: impl FnMut() -> Result<()>) -> std::
                 refusals += u32::from(is_refusal);
                 let is_race = is_late || is_refusal && refusals <= REFUSALS;
                 if !is_race {
-                    let hint = if is_unsupported(&error) {
-                        "the kernel has no nf_tables, or lacks its nat or bridge part: load nf_tables, nft_chain_nat, nft_masq"
-                    } else {
-                        "see `nft list ruleset`"
-                    };
-                    return Err(Error::internal(format!("{what}: {error}")).with_details(hint));
+                    return Err(Error::internal(format!("{what}: {error}")).with_details(hint(&error)));
                 }
                 if Instant::now() >= deadline {
                     return Err(Error::new(cni::code::TRY_AGAIN, format!("{what}: {error}, for {PATIENCE:?}"))

@@ -7,7 +7,12 @@ use netlink::nft::Element;
 
 /// Whether an element is this attachment's.
 pub fn is_owned(element: &Element, attachment: &Attachment) -> bool {
-    element.comment.as_deref().and_then(|c| c.split(' ').next()) == Some(&attachment.identity_hex())
+    element.comment.as_deref().is_some_and(|comment| is_owner(comment, attachment))
+}
+
+/// Whether a comment is this attachment's.
+pub fn is_owner(comment: &str, attachment: &Attachment) -> bool {
+    comment.split(' ').next() == Some(&attachment.identity_hex())
 }
 
 /// Whether a text that begins with identity and network (a comment, an alias without its first word) is that of an

@@ -4,14 +4,15 @@ use std::net::IpAddr;
 
 use cni::{Attachment, Call, Error};
 use host::undo::Undo;
-use netlink::nft::{Family, Nft};
+use netlink::nft::{Batch, Element, Family, Nft};
 use ruleset::{NewElement, Skeleton, TABLE};
 
 use crate::config::{Backend, Plan};
 use crate::firewalld::{Added, Firewalld};
 use crate::forward::{self, Needs};
-use crate::remove::{self, Gone};
-use crate::{bridge, ingress, iptables, lock, pods};
+use crate::lock::Turn;
+use crate::remove::{self, Gone, Scope};
+use crate::{bridge, ingress, iptables, pods};
 
 pub(crate) fn add(call: &Call) -> Result<(), Error> {
     if host::stdio::stdout_was_closed() {
@@ -33,27 +34,33 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     }
     step()?;
 
+    let places = needs.places(&mut nft);
+    let is_shared = needs.firewalld.is_some() || !places.is_empty();
+    let turn = if is_shared { Some(Turn::wait()?) } else { None };
+    // Dropped before the turn, and so within it.
     let mut undo = Undo::new();
-    let is_shared = needs.firewalld.is_some() || !needs.iptables.is_empty();
-    let _lock = if is_shared { Some(lock::firewall()?) } else { None };
     let sources = foresee_sources(&mut needs, &plan)?;
-    if !has_elements(&mut nft, &attachment, &plan)? {
+    let is_again = has_elements(&mut nft, &attachment, &plan)?;
+    if !is_again {
         // Before anything is done: what is not certain to have failed may have happened.
         let (owner, zone) = (attachment.clone(), plan.settings.zone.clone());
+        let scope = turn.as_ref().map_or(Scope::OwnTables, Scope::Within);
         undo.push("letting the pod in", move || {
             remove::remove(&Gone {
-                is_gone: &|comment| remove::is_owner(comment, &owner),
+                is_gone: &|comment| ruleset::is_owner(comment, &owner),
                 of_reference: &[],
                 zone: &zone,
                 asks_firewalld: false,
+                scope,
             })
         });
     }
-    install_elements(&mut nft, &attachment, &plan, policy, &sources)?;
+    install_elements(&mut nft, &attachment, &plan, policy, &sources, is_again)?;
     step()?;
-    for (family, place) in &needs.iptables {
-        let pod = pod_of(&plan, &attachment, *family);
-        iptables::install(&mut nft, *place, &pod)?;
+    if let Some(turn) = &turn {
+        for (family, place) in places {
+            iptables::install(&mut nft, place, &pod_of(&plan, &attachment, family), turn)?;
+        }
     }
     if let Some(firewalld) = &mut needs.firewalld {
         for source in sources {
@@ -133,13 +140,15 @@ fn has_elements(nft: &mut Nft, attachment: &Attachment, plan: &Plan) -> Result<b
     Ok(false)
 }
 
-/// The pod's elements in our own tables, and the chains they are looked up by.
+/// The pod's elements in our own tables, and the chains they are looked up by. What an earlier ADD of it has made and
+/// this one does not ask for goes.
 fn install_elements(
     nft: &mut Nft,
     attachment: &Attachment,
     plan: &Plan,
     policy: Vec<NewElement>,
     sources: &[IpAddr],
+    is_again: bool,
 ) -> Result<(), Error> {
     if plan.settings.backend != Backend::Nftables
         && policy.is_empty()
@@ -156,8 +165,9 @@ fn install_elements(
     skeletons.sort_by_key(|skeleton| skeleton.family());
     let mut elements: Vec<NewElement> = plan.addresses.iter().map(|a| pods::element(pods::PODS, *a)).collect();
     elements.extend(sources.iter().map(|a| pods::element(pods::SOURCES, *a)));
+    let has_policy = |family: &Family| policy.iter().any(|element| element.family == *family);
     let families: Vec<Family> =
-        plan.families().filter(|family| policy.iter().any(|element| element.family == *family)).collect();
+        [Family::Ip, Family::Ip6].into_iter().filter(|family| is_again || has_policy(family)).collect();
     elements.extend(policy);
     if elements.is_empty() {
         return Ok(());
@@ -166,11 +176,22 @@ fn install_elements(
     if families.is_empty() {
         return Ok(());
     }
+    let is_outdated = |family: Family, set: &str, element: &Element| {
+        let is_new = |new: &NewElement| new.family == family && new.set == set && new.key == element.key;
+        is_again && ruleset::is_owned(element, attachment) && !elements.iter().any(is_new)
+    };
     // After the pod's own elements, so that whoever removes a bridge's last pod meanwhile sees this one.
     ruleset::transaction("telling nf_tables which bridges have a policy", || {
-        let mut batch = netlink::nft::Batch::if_generation(nft.generation()?);
+        let mut batch = Batch::if_generation(nft.generation()?);
+        if is_again {
+            for (family, set) in remove::owned_sets() {
+                for element in nft.elements(family, TABLE, &set)?.iter().filter(|e| is_outdated(family, &set, e)) {
+                    batch.delete_element(family, TABLE, &set, &element.key);
+                }
+            }
+        }
         for family in &families {
-            ingress::push_bridges(nft, &mut batch, *family, |_| false)?;
+            ingress::push_bridges(nft, &mut batch, *family, |set, element| is_outdated(*family, set, element))?;
         }
         nft.commit(batch)
     })

@@ -8,7 +8,7 @@ use cni::{Attachment, Call, Error};
 use netlink::nft::{Family, Nft};
 use ruleset::{NewElement, Skeleton, TABLE};
 
-use crate::config::{Plan, Policy};
+use crate::config::Plan;
 use crate::firewalld::Firewalld;
 use crate::{add, bridge, forward, ingress, iptables, pods};
 
@@ -20,6 +20,12 @@ pub(crate) fn check(call: &Call) -> Result<(), Error> {
     for (family, place) in &needs.iptables {
         let pod = add::pod_of(&plan, &attachment, *family);
         if let Some(missing) = iptables::missing(&mut nft, *place, &pod)? {
+            return Err(differs(&missing));
+        }
+    }
+    for family in needs.anywhere() {
+        let pod = add::pod_of(&plan, &attachment, family);
+        if let Some(missing) = iptables::missing_anywhere(&mut nft, &pod)? {
             return Err(differs(&missing));
         }
     }
@@ -93,9 +99,6 @@ fn check_skeleton(nft: &mut Nft, skeleton: &dyn Skeleton) -> Result<(), Error> {
 
 fn check_policy(nft: &mut Nft, plan: &Plan, attachment: &Attachment) -> Result<(), Error> {
     let (Some(bridge), policy) = (&plan.bridge, plan.settings.policy) else { return Ok(()) };
-    if policy == Policy::Open {
-        return Ok(());
-    }
     let ports = bridge::ports(policy, bridge, &plan.previous)?;
     let elements = ingress::elements(policy, bridge, &plan.addresses, &ports);
     let mut is_ours = false;

@@ -6,7 +6,7 @@
 use cni::{Call, Error};
 
 use crate::config::{self, ZONE};
-use crate::remove::{self, Gone};
+use crate::remove::{self, Gone, Scope};
 
 pub(crate) fn del(call: &Call) -> Result<(), Error> {
     let attachment = call.attachment();
@@ -15,9 +15,10 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
     let zone = call.text(&["firewalldZone"]).filter(|zone| !zone.is_empty()).unwrap_or_else(|| ZONE.to_owned());
     let backend = call.text(&["backend"]).unwrap_or_default();
     remove::remove(&Gone {
-        is_gone: &|comment| remove::is_owner(comment, &attachment),
+        is_gone: &|comment| ruleset::is_owner(comment, &attachment),
         of_reference: &config::addresses(&previous),
         zone: &zone,
         asks_firewalld: !matches!(backend.as_str(), "nftables" | "iptables"),
+        scope: Scope::Everywhere,
     })
 }

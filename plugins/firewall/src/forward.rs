@@ -20,8 +20,10 @@ const FIREWALLD_TABLES: &str = "firewalld";
 pub(crate) struct Needs {
     /// firewalld, if it is to have the pod's addresses as sources.
     pub(crate) firewalld: Option<Firewalld>,
-    /// iptables' rules, of these families and in these places.
+    /// iptables' rules, of these families and in these places, where nothing else would save the pod's packets.
     pub(crate) iptables: Vec<(Family, Place)>,
+    /// iptables' rules, of these families and in whichever place, because the config says so.
+    pub(crate) iptables_anyway: Vec<Family>,
     /// What drops although nothing is done about it: the config says that this is known.
     pub(crate) warnings: Vec<String>,
 }
@@ -53,7 +55,7 @@ pub(crate) fn needs(
     };
     for family in families {
         if settings.backend == Backend::Iptables {
-            needs.iptables.push((family, iptables::usual_place(nft, family)));
+            needs.iptables_anyway.push(family);
         }
         for drops in dropping(nft, family, &mut needs.warnings)? {
             needs.add(settings, family, &drops)?;
@@ -63,6 +65,17 @@ pub(crate) fn needs(
 }
 
 impl Needs {
+    /// Where iptables is to have its rules.
+    pub(crate) fn places(&self, nft: &mut Nft) -> Vec<(Family, Place)> {
+        let usual = self.anywhere().map(|family| (family, iptables::usual_place(nft, family)));
+        usual.chain(self.iptables.iter().copied()).collect()
+    }
+
+    /// The families of which iptables is to have rules in one of its places, no matter in which.
+    pub(crate) fn anywhere(&self) -> impl Iterator<Item = Family> {
+        self.iptables_anyway.iter().copied().filter(|family| self.iptables.iter().all(|(of, _)| of != family))
+    }
+
     fn add(&mut self, settings: &Settings, family: Family, drops: &Drops) -> Result<(), Error> {
         match (drops, settings.backend) {
             (Drops::Iptables(place), Backend::Auto | Backend::Iptables) => {

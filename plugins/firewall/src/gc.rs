@@ -9,7 +9,7 @@ use netlink::nft::{Family, Nft};
 use netlink::{Protocol, Socket, link};
 use ruleset::TABLE;
 
-use crate::remove::{self, Gone};
+use crate::remove::{self, Gone, Scope};
 use crate::{iptables, pods};
 
 /// Digits of an identity that are in the name of the host's end.
@@ -26,7 +26,13 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
         .collect();
     let is_stale = |comment: &str| ruleset::is_stale(comment, &call.network, &alive);
     tell(&is_stale);
-    remove::remove(&Gone { is_gone: &is_stale, of_reference: &[], zone: "", asks_firewalld: false })
+    remove::remove(&Gone {
+        is_gone: &is_stale,
+        of_reference: &[],
+        zone: "",
+        asks_firewalld: false,
+        scope: Scope::Everywhere,
+    })
 }
 
 /// An interface that still is up may mean that two runtimes share a network and one does not know the other's pods.

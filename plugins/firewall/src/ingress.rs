@@ -13,13 +13,16 @@
 //! table bridge oxbridge {
 //!     set fw-isolated-ports { type ifname; elements = { "veth1a2b3c4d" comment "<owner>" } }
 //!     chain fw-isolation { type filter hook forward priority filter;
-//!         iifname @fw-isolated-ports oifname @fw-isolated-ports counter drop }
+//!         iifname @fw-isolated-ports oifname @fw-isolated-ports counter drop
+//!         iifname @fw-isolated-ports oifname "veth*" counter drop
+//!         iifname "veth*" oifname @fw-isolated-ports counter drop }
 //! }
 //! ```
 //!
 //! A drop in a base chain of ours is final, whatever others accept, so this is the same for all backends. The first
 //! two sets hold attachments and no rule looks into them: they tell which bridges have any left. What is between the
-//! ports of one bridge never comes by the hook of IP, unless br_netfilter sends it there; hence the second table.
+//! ports of one bridge never comes by the hook of IP, unless br_netfilter sends it there; hence the second table. It
+//! knows other pods of the bridge by the names of their ports: those without a policy have told nobody about them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -45,6 +48,10 @@ const BRIDGE_CHAIN: &str = "fw-isolation";
 const WITHIN: &str = "pods of one bridge may send to each other";
 const ACROSS: &str = "pods of different bridges may not, nor isolated ones";
 const PORT_TO_PORT: &str = "isolated pods of one bridge may not send to each other";
+const PORT_TO_OTHERS: &str = "nor to pods of their bridge that are not isolated";
+const OTHERS_TO_PORT: &str = "nor these to them";
+/// How the names of pods' ports begin, whoever has made them: this suite, the reference, Docker.
+const VETH: &[u8] = b"veth";
 /// Length of an interface name in a key.
 const NAME: usize = 16;
 /// One step before the other chains of the hook, so that what is dropped anyway is dropped first.
@@ -97,24 +104,38 @@ pub(crate) fn skeletons(elements: &[NewElement]) -> Vec<Box<dyn Skeleton>> {
 }
 
 /// Adds to a transaction what makes the sets of bridges say what the attachments in the family do, less those for
-/// which `is_gone` holds.
+/// which `is_gone` holds, in the set of that name.
 pub(crate) fn push_bridges(
     nft: &mut Nft,
     batch: &mut Batch,
     family: Family,
-    is_gone: impl Fn(&Element) -> bool,
+    is_gone: impl Fn(&str, &Element) -> bool,
 ) -> Result<()> {
-    let mut wanted: BTreeMap<Vec<u8>, Policy> = BTreeMap::new();
+    let wanted = wanted(nft, family, is_gone)?;
+    let pairs = wanted.iter().filter(|(_, policy)| **policy == Policy::SameBridge).map(|(name, _)| siblings(name));
+    push_difference(nft, batch, family, SIBLINGS, &pairs.collect::<Vec<_>>())?;
+    push_difference(nft, batch, family, BRIDGES, &wanted.keys().cloned().collect::<Vec<_>>())
+}
+
+/// The policies of the bridges by their attachments in the family, less those for which `is_gone` holds.
+fn wanted(
+    nft: &mut Nft,
+    family: Family,
+    is_gone: impl Fn(&str, &Element) -> bool,
+) -> Result<BTreeMap<Vec<u8>, Policy>> {
+    let mut wanted = BTreeMap::new();
     for (set, policy) in [(SAME_BRIDGE, Policy::SameBridge), (ISOLATED, Policy::Isolated)] {
-        for element in nft.elements(family, TABLE, set)?.iter().filter(|element| !is_gone(element)) {
+        for element in nft.elements(family, TABLE, set)?.iter().filter(|element| !is_gone(set, element)) {
             // The stricter one, where a bridge has pods of both: it comes later here.
             wanted.insert(element.key.get(..NAME).unwrap_or_default().to_vec(), policy);
         }
     }
-    let siblings = |name: &Vec<u8>| [name.as_slice(), name].concat();
-    let pairs = wanted.iter().filter(|(_, policy)| **policy == Policy::SameBridge).map(|(name, _)| siblings(name));
-    push_difference(nft, batch, family, SIBLINGS, &pairs.collect::<Vec<_>>())?;
-    push_difference(nft, batch, family, BRIDGES, &wanted.keys().cloned().collect::<Vec<_>>())
+    Ok(wanted)
+}
+
+/// The key of a bridge whose pods may send to each other.
+fn siblings(name: &[u8]) -> Vec<u8> {
+    [name, name].concat()
 }
 
 fn push_difference(nft: &mut Nft, batch: &mut Batch, family: Family, set: &str, wanted: &[Vec<u8>]) -> Result<()> {
@@ -134,7 +155,13 @@ pub(crate) fn missing(nft: &mut Nft, family: Family, bridge: &str) -> Result<Opt
     if nft.element(family, TABLE, BRIDGES, &name)?.is_none() {
         return Ok(Some(format!("set {family} {TABLE} {BRIDGES} has no element \"{bridge}\"")));
     }
-    Ok(None)
+    let may_send = nft.element(family, TABLE, SIBLINGS, &siblings(&name))?.is_some();
+    let found = match (wanted(nft, family, |_, _| false)?.get(&name), may_send) {
+        (Some(Policy::SameBridge), false) => "no",
+        (Some(Policy::Isolated), true) => "an",
+        _ => return Ok(None),
+    };
+    Ok(Some(format!("set {family} {TABLE} {SIBLINGS} has {found} element \"{bridge}\" . \"{bridge}\"")))
 }
 
 /// The chain of one family of IP.
@@ -150,7 +177,11 @@ impl Skeleton for Bridges {
     }
 
     fn is_whole(&self, rules: &[Rule]) -> bool {
-        [WITHIN, ACROSS].iter().all(|comment| has(rules, CHAIN, comment))
+        self.comments().iter().all(|comment| has(rules, CHAIN, comment))
+    }
+
+    fn comments(&self) -> &[&str] {
+        &[WITHIN, ACROSS]
     }
 
     fn push(&self, batch: &mut Batch) {
@@ -186,7 +217,11 @@ impl Skeleton for Ports {
     }
 
     fn is_whole(&self, rules: &[Rule]) -> bool {
-        has(rules, BRIDGE_CHAIN, PORT_TO_PORT)
+        self.comments().iter().all(|comment| has(rules, BRIDGE_CHAIN, comment))
+    }
+
+    fn comments(&self) -> &[&str] {
+        &[PORT_TO_PORT, PORT_TO_OTHERS, OTHERS_TO_PORT]
     }
 
     fn push(&self, batch: &mut Batch) {
@@ -194,6 +229,14 @@ impl Skeleton for Ports {
         batch.add_chain(Family::Bridge, TABLE, BRIDGE_CHAIN, Some(Hook::BRIDGE_FORWARD));
         batch.add_rule(Family::Bridge, TABLE, BRIDGE_CHAIN, PORT_TO_PORT, |rule| {
             rule.in_set(&[Part::InputName], PORTS).in_set(&[Part::OutputName], PORTS);
+            rule.counter().verdict(&Verdict::Drop);
+        });
+        batch.add_rule(Family::Bridge, TABLE, BRIDGE_CHAIN, PORT_TO_OTHERS, |rule| {
+            rule.in_set(&[Part::InputName], PORTS).equals(Part::OutputName, VETH);
+            rule.counter().verdict(&Verdict::Drop);
+        });
+        batch.add_rule(Family::Bridge, TABLE, BRIDGE_CHAIN, OTHERS_TO_PORT, |rule| {
+            rule.equals(Part::InputName, VETH).in_set(&[Part::OutputName], PORTS);
             rule.counter().verdict(&Verdict::Drop);
         });
     }

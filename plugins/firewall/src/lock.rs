@@ -3,36 +3,41 @@
 //! Neither has transactions that would notice what came in between a look and a change: without the lock sixteen calls
 //! at once would put sixteen jumps into FORWARD. Our own tables need none.
 
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cni::Error;
 use host::lock::Lock;
 
-/// How long other calls may take.
+/// How long a call may take for all that it waits for.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Only root may look into it: a lock that anyone can open, anyone can hold.
-const FOLDER: &str = "/run/oxbridge";
-const NAMESPACE: &str = "/proc/thread-self/ns/net";
+/// What of this the programs of a call have at least, and so what is not spent on waiting for the lock.
+const SHARE: Duration = Duration::from_secs(2);
+/// What they have at most: less than others wait for the lock, so that these outlive a program that hangs.
+const PROGRAMS: Duration = Duration::from_secs(6);
 
-/// Waits for the lock. Errors: code 11, naming who holds it.
-pub(crate) fn firewall() -> Result<Lock, Error> {
-    // Without a /run of its own (a chroot) the namespace's file serves: it is there for all who share the namespace.
-    let path = file().unwrap_or_else(|| PathBuf::from(NAMESPACE));
-    Lock::exclusive(&path, 0o600, PATIENCE).map_err(|e| {
-        Error::new(cni::code::TRY_AGAIN, format!("waiting for another plugin call to finish with the firewall: {e}"))
-    })
+/// A call's turn; the next one's begins when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    _lock: Lock,
+    /// When its programs have to have ended.
+    deadline: Instant,
 }
 
-/// Named after the namespace, which may be one of several that share a /run.
-fn file() -> Option<PathBuf> {
-    let namespace = std::fs::metadata(NAMESPACE).ok()?.ino();
-    let folder = Path::new(FOLDER);
-    if !folder.is_dir() {
-        std::fs::DirBuilder::new().mode(0o700).create(folder).ok().or_else(|| folder.is_dir().then_some(()))?;
+impl Turn {
+    /// Waits for it. Errors: code 11, naming whose it is.
+    pub(crate) fn wait() -> Result<Self, Error> {
+        let start = Instant::now();
+        let lock = Lock::in_namespace("firewall", PATIENCE - SHARE).map_err(|e| {
+            Error::new(
+                cni::code::TRY_AGAIN,
+                format!("waiting for another plugin call to finish with the firewall: {e}"),
+            )
+        })?;
+        Ok(Self { _lock: lock, deadline: (start + PATIENCE).min(Instant::now() + PROGRAMS) })
     }
-    let path = folder.join(format!("firewall-{namespace}"));
-    let writable = path.exists() || std::fs::OpenOptions::new().create(true).append(true).open(&path).is_ok();
-    writable.then_some(path)
+
+    /// How long a program may take; enough for one that does not hang, so that what was begun can be taken back.
+    pub(crate) fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now()).max(SHARE)
+    }
 }

@@ -53,7 +53,11 @@ impl Skeleton for Forward {
     }
 
     fn is_whole(&self, rules: &[Rule]) -> bool {
-        [REPLIES, PUBLISHED, OUT].iter().all(|comment| has(rules, CHAIN, comment))
+        self.comments().iter().all(|comment| has(rules, CHAIN, comment))
+    }
+
+    fn comments(&self) -> &[&str] {
+        &[REPLIES, PUBLISHED, OUT]
     }
 
     fn push(&self, batch: &mut Batch) {

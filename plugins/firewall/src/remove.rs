@@ -2,15 +2,17 @@
 
 use std::net::IpAddr;
 
-use cni::{Attachment, Error};
+use cni::Error;
 use netlink::nft::{Element, Family, Nft};
 use ruleset::TABLE;
 
 use crate::firewalld::Firewalld;
-use crate::iptables::Entry;
-use crate::{ingress, iptables, lock, pods};
+use crate::iptables::Removal;
+use crate::lock::Turn;
+use crate::{ingress, iptables, pods};
 
 /// What is to go.
+#[derive(Clone, Copy)]
 pub(crate) struct Gone<'a> {
     /// By the comment of its owner.
     pub(crate) is_gone: &'a dyn Fn(&str) -> bool,
@@ -20,11 +22,39 @@ pub(crate) struct Gone<'a> {
     pub(crate) zone: &'a str,
     /// Whether firewalld is to be asked for them.
     pub(crate) asks_firewalld: bool,
+    /// Where.
+    pub(crate) scope: Scope<'a>,
 }
 
-/// Whether a comment is this attachment's.
-pub(crate) fn is_owner(comment: &str, attachment: &Attachment) -> bool {
-    comment.split(' ').next() == Some(&attachment.identity_hex())
+/// Where something may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Scope<'a> {
+    /// Anywhere; the turn for what needs one is waited for.
+    Everywhere,
+    /// Anywhere, in the caller's turn. Nobody who was asked to stop could wait for another.
+    Within(&'a Turn),
+    /// In our own tables alone.
+    OwnTables,
+}
+
+/// A call's turn, waited for when it is needed first, and then kept.
+struct Waiting<'a> {
+    scope: Scope<'a>,
+    own: Option<Result<Turn, Error>>,
+}
+
+impl Waiting<'_> {
+    /// `None`: there is nothing to do that needs a turn. Who has waited in vain once does not wait again.
+    fn turn(&mut self) -> Result<Option<&Turn>, Error> {
+        match self.scope {
+            Scope::OwnTables => Ok(None),
+            Scope::Within(turn) => Ok(Some(turn)),
+            Scope::Everywhere => match self.own.get_or_insert_with(Turn::wait) {
+                Ok(turn) => Ok(Some(turn)),
+                Err(error) => Err(Error::new(error.code, error.msg.clone())),
+            },
+        }
+    }
 }
 
 /// Removes it all. Goes on past errors; what could not be removed is found again by the next call.
@@ -34,7 +64,19 @@ pub(crate) fn remove(gone: &Gone<'_>) -> Result<(), Error> {
         Err(error) if ruleset::is_unsupported(&error) => None,
         nft => Some(nft.map_err(|e| Error::internal(format!("failed to open nf_tables: {e}")))?),
     };
-    let sources_are_gone = match remove_sources(nft.as_mut(), gone) {
+    // Our element says that we have let it in: what the reference made for the address is another pod's.
+    let is_ours = |nft: &mut Nft, address: IpAddr| {
+        let element = pods::element(pods::PODS, address);
+        let found = nft.element(element.family, TABLE, &element.set, &element.key).ok().flatten();
+        found.is_some_and(|element| is_gone(&element, gone))
+    };
+    let mut of_reference = gone.of_reference.to_vec();
+    if let Some(nft) = &mut nft {
+        of_reference.retain(|address| !is_ours(nft, *address));
+    }
+    let gone = &Gone { of_reference: &of_reference, ..*gone };
+    let mut waiting = Waiting { scope: gone.scope, own: None };
+    let sources_are_gone = match remove_sources(nft.as_mut(), gone, &mut waiting) {
         Ok(()) => true,
         Err(error) => {
             errors.push(error);
@@ -42,9 +84,9 @@ pub(crate) fn remove(gone: &Gone<'_>) -> Result<(), Error> {
         }
     };
     if let Some(nft) = &mut nft {
-        errors.extend(remove_rules(nft, gone, sources_are_gone).err());
+        errors.extend(remove_rules(nft, gone, sources_are_gone, &mut waiting).err());
     }
-    errors.extend(remove_from_xtables(gone).err());
+    errors.extend(remove_from_xtables(gone, &mut waiting).err());
     Error::first_of(errors)
 }
 
@@ -52,47 +94,54 @@ fn is_gone(element: &Element, gone: &Gone<'_>) -> bool {
     element.comment.as_deref().is_some_and(gone.is_gone)
 }
 
-/// The rules of iptables that go.
-fn is_gone_entry(entry: &Entry, gone: &Gone<'_>) -> bool {
-    match &entry.owner {
-        Some(owner) => (gone.is_gone)(owner),
-        None => entry.is_anonymous && gone.of_reference.iter().any(|address| entry.is_about(*address)),
-    }
+/// Sets whose elements are attachments', and need nothing else to be removed.
+pub(crate) fn owned_sets() -> Vec<(Family, String)> {
+    let mut sets = ingress::owned_sets();
+    sets.extend([Family::Ip, Family::Ip6].map(|family| (family, pods::PODS.to_owned())));
+    sets
 }
 
-fn remove_rules(nft: &mut Nft, gone: &Gone<'_>, with_sources: bool) -> Result<(), Error> {
-    let mut sets = ingress::owned_sets();
-    for family in [Family::Ip, Family::Ip6] {
-        sets.push((family, pods::PODS.to_owned()));
-        if with_sources {
-            sets.push((family, pods::SOURCES.to_owned()));
-        }
+fn remove_rules(nft: &mut Nft, gone: &Gone<'_>, with_sources: bool, waiting: &mut Waiting<'_>) -> Result<(), Error> {
+    let mut sets = owned_sets();
+    if with_sources {
+        sets.extend([Family::Ip, Family::Ip6].map(|family| (family, pods::SOURCES.to_owned())));
     }
     // Not needed, as this is a transaction, but without it `iptables-restore` of another call would start anew each time.
-    let _lock = if iptables::is_in_nf_tables(nft) { lock::firewall().ok() } else { None };
+    if iptables::is_in_nf_tables(nft) {
+        // Without one it is tried nevertheless.
+        let _ = waiting.turn();
+    }
     ruleset::remove(
         nft,
         |_| Ok(sets.clone()),
         |element| is_gone(element, gone),
         |nft, batch| {
             for family in [Family::Ip, Family::Ip6] {
-                ingress::push_bridges(nft, batch, family, |element| is_gone(element, gone))?;
+                ingress::push_bridges(nft, batch, family, |_, element| is_gone(element, gone))?;
             }
-            iptables::push_removal(nft, batch, |entry| is_gone_entry(entry, gone))
+            match gone.scope {
+                Scope::OwnTables => Ok(()),
+                _ => iptables::push_removal(nft, batch, &removal(gone)),
+            }
         },
     )
 }
 
-fn remove_from_xtables(gone: &Gone<'_>) -> Result<(), Error> {
+/// The rules of iptables that go.
+fn removal<'a>(gone: &'a Gone<'_>) -> Removal<'a> {
+    Removal { is_gone: gone.is_gone, of_reference: gone.of_reference }
+}
+
+fn remove_from_xtables(gone: &Gone<'_>, waiting: &mut Waiting<'_>) -> Result<(), Error> {
     if !iptables::is_in_xtables() {
         return Ok(());
     }
-    let _lock = lock::firewall()?;
-    iptables::remove_from_xtables(|entry| is_gone_entry(entry, gone))
+    let Some(turn) = waiting.turn()? else { return Ok(()) };
+    iptables::remove_from_xtables(&removal(gone), turn)
 }
 
 /// Takes the addresses out of firewalld's zones. Before their elements go: without these nobody would find them again.
-fn remove_sources(mut nft: Option<&mut Nft>, gone: &Gone<'_>) -> Result<(), Error> {
+fn remove_sources(mut nft: Option<&mut Nft>, gone: &Gone<'_>, waiting: &mut Waiting<'_>) -> Result<(), Error> {
     if gone.asks_firewalld
         && let Err(error) = remove_sources_of_reference(nft.as_deref_mut(), gone)
     {
@@ -103,7 +152,7 @@ fn remove_sources(mut nft: Option<&mut Nft>, gone: &Gone<'_>) -> Result<(), Erro
     if sources(nft, gone)?.is_empty() {
         return Ok(());
     }
-    let _lock = lock::firewall()?;
+    let Some(_) = waiting.turn()? else { return Ok(()) };
     // If it does not run, it has forgotten all sources.
     let Some(mut firewalld) = Firewalld::find()? else { return Ok(()) };
     // Read again: while the lock was not held, a new pod may have got the address.

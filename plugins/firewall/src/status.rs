@@ -1,7 +1,7 @@
 //! STATUS: whether an ADD could work now, as far as that can be known without doing anything.
 
 use cni::{Call, Error, code};
-use netlink::nft::Family;
+use netlink::nft::{Family, Nft};
 
 use crate::config::{Backend, Policy, Settings};
 use crate::{add, forward, iptables};
@@ -16,14 +16,17 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
         return Err(Error::new(code::NOT_AVAILABLE, format!("the kernel refuses nf_tables: {error}"))
             .with_details("load the module nf_tables"));
     }
-    // A host where only IPv6 is dropped can still run most pods.
-    for (family, code) in [(Family::Ip, code::NOT_AVAILABLE), (Family::Ip6, code::LIMITED_CONNECTIVITY)] {
-        let needs = forward::needs(&mut nft, &settings, [family].into_iter()).map_err(|e| with_code(code, e))?;
-        for (family, place) in needs.iptables {
-            iptables::is_usable(family, place).map_err(|e| with_code(code, e))?;
-        }
+    can_let_in(&mut nft, &settings, Family::Ip).map_err(|e| with_code(code::NOT_AVAILABLE, e))?;
+    // Most pods can still run, of IPv4 alone: a runtime takes any error here for a node that is not ready.
+    if let Err(error) = can_let_in(&mut nft, &settings, Family::Ip6) {
+        host::syslog::notice("firewall", &format!("pods with IPv6 addresses cannot be let in: {}", error.msg));
     }
     Ok(())
+}
+
+fn can_let_in(nft: &mut Nft, settings: &Settings, family: Family) -> Result<(), Error> {
+    let needs = forward::needs(nft, settings, [family].into_iter())?;
+    needs.places(nft).into_iter().try_for_each(|(family, place)| iptables::is_usable(family, place))
 }
 
 /// The same error, as an answer to STATUS.

@@ -239,6 +239,110 @@ fn a_chain_of_the_other_family_does_not_matter() {
 }
 
 #[test]
+fn a_dormant_table_drops_nothing() {
+    case(|| {
+        let host = Host::new();
+        host.outside();
+        host.run("nft add table inet asleep { flags dormant ; }");
+        host.run("nft add chain inet asleep forward { type filter hook forward priority 5 ; policy drop ; }");
+        let chain = Chain::new(&host, json!({}));
+        let pod = host.pod();
+        chain.add(&pod);
+        assert_reaches(&pod, SERVER4);
+    });
+}
+
+#[test]
+fn a_jump_with_conditions_is_none() {
+    case(|| {
+        let host = Host::new();
+        host.outside();
+        drop_by_iptables(&host);
+        host.run("iptables -N CNI-FORWARD");
+        host.run("iptables -A FORWARD -i nosuch -j CNI-FORWARD");
+        let chain = Chain::new(&host, json!({}));
+        let pod = host.pod();
+        let result = chain.add(&pod);
+        assert_reaches(&pod, SERVER4);
+        chain.call(&pod, &result).check().ok();
+        host.run("iptables -D FORWARD 1");
+        assert_eq!(rules(&host, "iptables", "FORWARD"), ["-A FORWARD -i nosuch -j CNI-FORWARD"]);
+        chain.call(&pod, &result).check().failure().is(999, "no jump to CNI-FORWARD");
+    });
+}
+
+/// Rules in x_tables, as `iptables-legacy` makes them; skips the test where there is none.
+fn legacy(host: &Host, rule: &str) {
+    if host.try_run(&format!("iptables-legacy {rule}")).is_err() {
+        tests::skip("there is no iptables-legacy, or the kernel has no x_tables");
+    }
+}
+
+/// A firewall behind a bridge of IPv4 alone.
+fn ipv4<'h>(host: &'h Host, keys: Value) -> Chain<'h> {
+    let mut chain = Chain::new(host, keys);
+    chain.network = tests::config::with(&tests::config::bridge(), json!({ "ipMasq": true }));
+    chain
+}
+
+#[test]
+fn rules_in_either_place_do_where_nothing_drops() {
+    case(|| {
+        let host = Host::new();
+        legacy(&host, "-N mine");
+        let chain = ipv4(&host, json!({ "backend": "iptables" }));
+        let pod = host.pod();
+        let result = chain.add(&pod);
+        assert_eq!(rules(&host, "iptables-legacy", CHAIN).len(), 4);
+        host.run("iptables-nft -A FORWARD -s 192.168.77.0/24 -j ACCEPT");
+        chain.call(&pod, &result).check().ok();
+        // It drops: now it has to be there.
+        host.run("iptables-nft -P FORWARD DROP");
+        chain.call(&pod, &result).check().failure().is(999, "no jump to CNI-FORWARD");
+        host.run("iptables-nft -P FORWARD ACCEPT");
+        host.run("iptables-legacy -F FORWARD");
+        chain.call(&pod, &result).check().failure().is(999, "no jump to CNI-FORWARD");
+    });
+}
+
+#[test]
+fn x_tables_that_nobody_can_read_are_said_to_be_there() {
+    case(|| {
+        let host = Host::new();
+        legacy(&host, "-P FORWARD DROP");
+        host.run("mkdir -p /run/test/nft");
+        for program in ["iptables-save", "iptables-restore", "iptables-nft-restore"] {
+            host.run(&format!("ln -s /usr/sbin/xtables-nft-multi /run/test/nft/{program}"));
+        }
+        let chain = ipv4(&host, json!({}));
+        let pod = host.pod();
+        let result = chain.connect(&pod);
+        for path in ["/run/test/nft", ""] {
+            let reply = chain.call(&pod, &result).env("PATH", path).add();
+            assert!(reply.ok().stderr.contains("x_tables has a table ip filter"), "{reply}");
+            let reply = chain.call(&pod, &result).env("PATH", path).del();
+            assert!(reply.ok().stderr.contains("x_tables has a table ip filter"), "{reply}");
+        }
+    });
+}
+
+#[test]
+fn a_program_that_cannot_be_started_is_not_one_that_is_missing() {
+    case(|| {
+        let host = Host::new();
+        legacy(&host, "-P FORWARD DROP");
+        let chain = ipv4(&host, json!({}));
+        let pod = host.pod();
+        chain.add(&pod);
+        host.write("/run/test/bad/iptables-legacy-save", "no program");
+        host.run("chmod 644 /run/test/bad/iptables-legacy-save");
+        chain.bare(&pod).env("PATH", "/run/test/bad").del().failure().is(999, "iptables-legacy-save");
+        chain.bare(&pod).del().ok();
+        assert_eq!(rules(&host, "iptables-legacy", CHAIN).len(), 1);
+    });
+}
+
+#[test]
 fn backend_nftables_does_not_hide_that_iptables_drops() {
     case(|| {
         let host = Host::new();

@@ -360,14 +360,59 @@ fn an_administrators_rule_about_a_pod_is_not_the_references() {
         let pod = host.pod();
         let result = chain.add(&pod);
         let ip = address(&result, 4);
-        for rule in
-            [format!("-s {ip} -j DROP"), format!("-s {ip} -p tcp -j ACCEPT"), format!("-i br0 -s {ip} -j ACCEPT")]
-        {
-            host.run(&format!("iptables -A {CHAIN} {rule}"));
+        let mut made = 0;
+        for rule in [
+            "-s IP -j DROP",
+            "-s IP -p tcp -j ACCEPT",
+            "-i br0 -s IP -j ACCEPT",
+            "-s IP -m limit --limit 1/s -j ACCEPT",
+            "! -d IP -j ACCEPT",
+            "-d IP -j ACCEPT",
+            "-d IP -m conntrack --ctstate NEW -j ACCEPT",
+            "-d IP -m conntrack --ctstate NEW,RELATED,ESTABLISHED -j ACCEPT",
+            "-d IP -m conntrack ! --ctstate RELATED,ESTABLISHED -j ACCEPT",
+            "-s IP -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+            "-s IP -m comment --comment mine -j ACCEPT",
+            "-d IP -m time --timestart 10:00 -j ACCEPT",
+            "-d IP -m connlimit --connlimit-upto 3 -j ACCEPT",
+        ] {
+            made += usize::from(host.try_run(&format!("iptables -A {CHAIN} {}", rule.replace("IP", &ip))).is_ok());
         }
-        chain.del(&pod, &result);
-        let now = rules(&host, "iptables", CHAIN);
-        assert_eq!(now.iter().filter(|rule| rule.contains(&ip)).count(), 3, "{now:#?}");
+        assert!(made >= 9, "{made} only");
+        host.run("nft flush set ip oxbridge fw-pods");
+        host.run("nft flush set ip6 oxbridge fw-pods");
+        host.run(&format!("iptables -D {CHAIN} 2"));
+        chain.call(&pod, &result).check().failure().is(999, "of the 3 rules");
+        let before = rules(&host, "iptables", CHAIN).len();
+        // Its own two that are left; by the next call, which has only the address to go by, nothing.
+        for _ in 0..2 {
+            chain.call(&pod, &result).del().ok();
+            let now = rules(&host, "iptables", CHAIN);
+            assert_eq!(now.len(), before - 2, "{now:#?}");
+        }
+    });
+}
+
+#[test]
+fn a_late_del_leaves_the_references_rules_to_its_new_pod() {
+    case(|| {
+        on_both_hosts(|host| {
+            let chain = Chain::new(host, json!({}));
+            let (old, new) = (host.pod(), host.pod());
+            let result = chain.add(&old);
+            // Nobody has called DEL; the reference, which knows nothing of it, has given the address again.
+            host.reference("firewall").pod(&new).config_with(&chain.firewall, &result).add().ok();
+            let of_reference = || {
+                let ip = address(&result, 4);
+                rules(host, "iptables", CHAIN).iter().filter(|r| r.contains(&ip) && !r.contains("comment")).count()
+            };
+            assert_eq!(of_reference(), 2);
+            chain.call(&old, &result).del().ok();
+            assert_eq!(of_reference(), 2);
+            assert!(!left(host).iter().any(|line| line.contains(&old.id)));
+            chain.call(&new, &result).del().ok();
+            assert_eq!(of_reference(), 0);
+        });
     });
 }
 
@@ -386,7 +431,16 @@ fn status_says_whether_pods_could_be_let_in() {
         status(json!({ "backend": "firewalld" }), path).failure().is(50, "firewalld");
         host.run("nft add table ip6 myfw");
         host.run("nft add chain ip6 myfw onward { type filter hook forward priority 0 ; policy drop ; }");
-        status(json!({}), path).failure().is(51, "ip6 myfw onward|policy drop");
+        // No reason for a runtime to take the node for one that cannot run pods.
+        let reply = status(json!({}), path);
+        assert!(reply.ok().stderr.contains("ip6 myfw onward"), "{reply}");
+        host.run("mkdir -p /run/test/ip4");
+        for program in ["iptables-restore", "iptables-nft-restore"] {
+            let path = host.run(&format!("readlink -f /usr/sbin/{program}"));
+            host.run(&format!("ln -s {} /run/test/ip4/{program}", path.trim()));
+        }
+        status(json!({ "backend": "iptables" }), "/run/test/ip4").ok();
+        status(json!({ "backend": "iptables" }), "").failure().is(50, "ip filter|install iptables");
         host.run("iptables -P FORWARD DROP");
         status(json!({}), "").failure().is(50, "ip filter|install iptables");
         status(json!({ "backend": "nftables" }), path).failure().is(50, "ip filter FORWARD|iptables");

@@ -214,6 +214,107 @@ fn the_stricter_policy_of_a_bridge_holds_while_it_has_pods() {
     });
 }
 
+/// As after a change of the config: those attached before it keep what they had.
+#[test]
+fn isolated_pods_are_so_from_all_pods_of_their_bridge() {
+    case(|| {
+        for bridge_nf in [0, 1] {
+            let host = Host::new();
+            set_bridge_nf(&host, bridge_nf);
+            route_to_pods(&host, 22);
+            let open = Chain::new(&host, json!({}));
+            let (same, isolated) = (json!({ "ingressPolicy": "same-bridge" }), json!({ "ingressPolicy": "isolated" }));
+            let (any, friend, alone) = (host.pod(), host.pod(), host.pod());
+            let any_result = open.add(&any);
+            let friend_result = open.with(same).add(&friend);
+            let alone_result = open.with(isolated).add(&alone);
+            for (pod, result) in [(&any, &any_result), (&friend, &friend_result)] {
+                assert_who(pod, &alone_result, false);
+                assert_who(&alone, result, false);
+            }
+            // br_netfilter shows these to a chain that cannot tell the ports of a bridge.
+            assert_who(&any, &friend_result, bridge_nf == 0);
+            assert_who(&friend, &any_result, bridge_nf == 0);
+            assert_who(&host, &alone_result, true);
+            for server in [SERVER4, SERVER6, HOST4, HOST6] {
+                assert_reaches(&alone, server);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_second_add_takes_the_place_of_the_first() {
+    case(|| {
+        let host = Host::new();
+        let chain = Chain::new(&host, json!({ "ingressPolicy": "isolated" }));
+        let pod = host.pod();
+        let result = chain.add(&pod);
+        let sets = || {
+            let of = |family: &str, set: &str| elements(&host, family, set).len();
+            let ip = ["fw-isolated", "fw-same-bridge", "fw-siblings", "fw-bridges", "fw-pods"];
+            let mut all: Vec<usize> = ip.iter().map(|set| of("ip", set) + of("ip6", set)).collect();
+            all.push(of("bridge", "fw-isolated-ports"));
+            all
+        };
+        assert_eq!(sets(), [2, 0, 0, 2, 2, 1]);
+        for (policy, expected) in
+            [("same-bridge", [0, 2, 2, 2, 2, 0]), ("open", [0, 0, 0, 0, 2, 0]), ("isolated", [2, 0, 0, 2, 2, 1])]
+        {
+            let changed = chain.with(json!({ "ingressPolicy": policy }));
+            changed.call(&pod, &result).add().ok();
+            assert_eq!(sets(), expected, "{policy}");
+            changed.call(&pod, &result).check().ok();
+        }
+        // Without one of its addresses.
+        let one = with(&result, json!({ "ips": [result["ips"][0]] }));
+        chain.call(&pod, &one).add().ok();
+        assert_eq!(sets(), [1, 0, 0, 1, 1, 1]);
+        chain.bare(&pod).del().ok();
+        assert_eq!(sets(), [0; 6]);
+    });
+}
+
+#[test]
+fn what_is_mended_is_there_once() {
+    case(|| {
+        let host = Host::new();
+        let chain = Chain::new(&host, json!({ "ingressPolicy": "isolated" }));
+        let pod = host.pod();
+        let result = chain.add(&pod);
+        let chains = [("ip", "fw-forward"), ("ip6", "fw-ingress"), ("bridge", "fw-isolation")];
+        let list = || chains.map(|(family, chain)| host.run(&format!("nft -s list chain {family} oxbridge {chain}")));
+        let before = list();
+        host.run("nft insert rule ip oxbridge fw-forward counter comment mine");
+        for (family, chain) in chains {
+            let listed = host.run(&format!("nft -a list chain {family} oxbridge {chain}"));
+            let last = listed.lines().rfind(|line| line.contains("comment")).unwrap();
+            let handle = last.rsplit(' ').next().unwrap();
+            host.run(&format!("nft delete rule {family} oxbridge {chain} handle {handle}"));
+        }
+        chain.call(&pod, &result).add().ok();
+        chain.call(&pod, &result).check().ok();
+        let now = list();
+        assert!(now[0].contains("comment \"mine\""), "what is not ours stays: {}", now[0]);
+        let without_it: String =
+            now[0].lines().filter(|line| !line.contains("mine")).map(|line| format!("{line}\n")).collect();
+        assert_eq!([without_it.trim(), now[1].trim(), now[2].trim()], before.each_ref().map(|text| text.trim()));
+    });
+}
+
+#[test]
+fn a_set_of_another_type_is_said_to_be_one() {
+    case(|| {
+        let host = Host::new();
+        host.run("nft add table ip oxbridge");
+        host.run("nft add set ip oxbridge fw-pods { type inet_service ; }");
+        let chain = Chain::new(&host, json!({}));
+        let pod = host.pod();
+        let result = chain.connect(&pod);
+        chain.call(&pod, &result).add().failure().is(999, "another type|nft list ruleset");
+    });
+}
+
 #[test]
 fn what_is_no_bridge_is_refused_with_nothing_done() {
     case(|| {
@@ -262,6 +363,14 @@ fn check_sees_what_is_missing_of_a_policy() {
             chain.call(&pod, &result).add().ok();
             check().ok();
         }
+        host.run("nft add element ip oxbridge fw-siblings { br0 . br0 }");
+        check().failure().is(999, "fw-siblings has an");
+        let siblings = chain.with(json!({ "ingressPolicy": "same-bridge" }));
+        siblings.call(&pod, &result).add().ok();
+        host.run("nft flush set ip oxbridge fw-siblings");
+        siblings.call(&pod, &result).check().failure().is(999, "fw-siblings has no");
+        siblings.call(&pod, &result).add().ok();
+        siblings.call(&pod, &result).check().ok();
     });
 }
 
@@ -294,6 +403,8 @@ fn a_pod_without_addresses_can_be_isolated() {
         own(&pods[1], "10.9.0.2");
         assert_silent(&pods[0], "10.9.0.2");
         chain.call(&pods[1], &results[1]).del().ok();
+        assert_silent(&pods[0], "10.9.0.2");
+        chain.call(&pods[0], &results[0]).del().ok();
         assert_reaches(&pods[0], "10.9.0.2");
     });
 }

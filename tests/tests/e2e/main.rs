@@ -29,6 +29,7 @@ mod firewall_backend;
 mod firewall_firewalld;
 mod firewall_life;
 mod firewall_policy;
+mod firewall_waits;
 mod flannel_add;
 mod flannel_del;
 mod flannel_gc_status;

@@ -13,7 +13,7 @@ mod translation;
 
 pub use batch::{Batch, Field, Hook, SetType, joined};
 pub use rule::{Comparison, Offset, Part, RuleBody, Verdict};
-pub use table::{BaseChain, Element, Nft, Rule};
+pub use table::{BaseChain, Element, Expression, Nft, Rule};
 pub use translation::Translation;
 
 /// Comments of rules and elements hold at most this many bytes: with longer ones `nft -f` refuses to read back what
@@ -71,6 +71,7 @@ pub(crate) mod uapi {
     pub(crate) const SUBSYS: u16 = NFNL_SUBSYS_NFTABLES << 8;
 
     pub(crate) const NFT_MSG_NEWTABLE: u16 = 0;
+    pub(crate) const NFT_MSG_GETTABLE: u16 = 1;
     pub(crate) const NFT_MSG_NEWCHAIN: u16 = 3;
     pub(crate) const NFT_MSG_GETCHAIN: u16 = 4;
     pub(crate) const NFT_MSG_DELCHAIN: u16 = 5;
@@ -87,7 +88,9 @@ pub(crate) mod uapi {
     pub(crate) const NFT_MSG_GETGEN: u16 = 16;
 
     pub(crate) const NFTA_TABLE_NAME: u16 = 1;
+    pub(crate) const NFTA_TABLE_FLAGS: u16 = 2;
     pub(crate) const NFTA_TABLE_USERDATA: u16 = 6;
+    pub(crate) const NFT_TABLE_F_DORMANT: u32 = 1;
 
     pub(crate) const NFTA_CHAIN_TABLE: u16 = 1;
     pub(crate) const NFTA_CHAIN_NAME: u16 = 3;
@@ -134,8 +137,16 @@ pub(crate) mod uapi {
     pub(crate) const NFTA_EXPR_NAME: u16 = 1;
     pub(crate) const NFTA_EXPR_DATA: u16 = 2;
 
+    pub(crate) const NFTA_PAYLOAD_BASE: u16 = 2;
+    pub(crate) const NFTA_PAYLOAD_OFFSET: u16 = 3;
+    pub(crate) const NFTA_PAYLOAD_LEN: u16 = 4;
+    pub(crate) const NFTA_CMP_OP: u16 = 2;
+    pub(crate) const NFT_CMP_EQ: u32 = 0;
+    pub(crate) const NFTA_CMP_DATA: u16 = 3;
     pub(crate) const NFTA_MATCH_NAME: u16 = 1;
+    pub(crate) const NFTA_MATCH_REV: u16 = 2;
     pub(crate) const NFTA_MATCH_INFO: u16 = 3;
+    pub(crate) const NFTA_IMMEDIATE_DATA: u16 = 2;
 
     pub(crate) const NFTA_GEN_ID: u16 = 1;
 }

@@ -35,9 +35,9 @@ const NFT_DYNSET_OP_ADD: u32 = 0;
 /// Where in a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offset {
-    base: u32,
-    at: u32,
-    len: u32,
+    pub(super) base: u32,
+    pub(super) at: u32,
+    pub(super) len: u32,
 }
 
 impl Offset {

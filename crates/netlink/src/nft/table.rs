@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 
 use super::batch::{Batch, write_key};
-use super::rule::Verdict;
+use super::rule::{Offset, Verdict};
 use super::uapi::*;
 use super::{Family, header, read_comment};
 use crate::wire::{ACK, Attrs, Message, Request, u32_be, u64_be};
@@ -60,11 +60,64 @@ impl Rule {
             .and_then(|data| Attrs(data).find(NFTA_MATCH_INFO).map(<[u8]>::to_vec))
     }
 
+    /// What it does, step by step. Two rules that do the same in other words are not the same by this.
+    #[must_use]
+    pub fn steps(&self) -> Vec<Expression> {
+        self.parsed_expressions().map(|(name, data)| Expression::read(name, data)).collect()
+    }
+
     pub(super) fn parsed_expressions(&self) -> impl Iterator<Item = (String, Attrs<'_>)> {
         Attrs(&self.expressions).filter_map(|(_, expression)| {
             let expression = Attrs(expression);
             Some((expression.string(NFTA_EXPR_NAME)?, expression.nested(NFTA_EXPR_DATA)))
         })
+    }
+}
+
+/// One step of a rule, as far as rules can be compared by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expression {
+    /// Takes some of the packet's bytes.
+    Packet(Offset),
+    /// Goes on if what was taken is this.
+    Equals(Vec<u8>),
+    /// Goes on if a match of x_tables says so.
+    Match {
+        /// Its name.
+        name: String,
+        /// Which of its forms.
+        revision: u32,
+        /// What it is told, as only that form knows it; padded.
+        data: Vec<u8>,
+    },
+    /// Counts.
+    Counter,
+    /// Ends.
+    Verdict(Verdict),
+    /// Anything else, by its name.
+    Other(String),
+}
+
+impl Expression {
+    fn read(name: String, data: Attrs<'_>) -> Self {
+        let number = |kind| data.find(kind).and_then(u32_be);
+        let known = match name.as_str() {
+            "payload" => match (number(NFTA_PAYLOAD_BASE), number(NFTA_PAYLOAD_OFFSET), number(NFTA_PAYLOAD_LEN)) {
+                (Some(base), Some(at), Some(len)) => Some(Self::Packet(Offset { base, at, len })),
+                _ => None,
+            },
+            "cmp" if number(NFTA_CMP_OP) == Some(NFT_CMP_EQ) => {
+                data.nested(NFTA_CMP_DATA).find(NFTA_DATA_VALUE).map(|value| Self::Equals(value.to_vec()))
+            }
+            "match" => match (data.string(NFTA_MATCH_NAME), number(NFTA_MATCH_REV), data.find(NFTA_MATCH_INFO)) {
+                (Some(name), Some(revision), Some(data)) => Some(Self::Match { name, revision, data: data.to_vec() }),
+                _ => None,
+            },
+            "counter" => Some(Self::Counter),
+            "immediate" => verdict(data.nested(NFTA_IMMEDIATE_DATA)).map(Self::Verdict),
+            _ => None,
+        };
+        known.unwrap_or(Self::Other(name))
     }
 }
 
@@ -149,10 +202,11 @@ impl Nft {
         Ok(self.socket.get(&request, is_missing, |m| (m.kind == SUBSYS | NFT_MSG_NEWCHAIN).then_some(()))?.is_some())
     }
 
-    /// All base chains of these families' tables.
+    /// All base chains of these families' tables, less those of dormant tables, which no packet comes by.
     pub fn base_chains(&mut self, families: &[Family]) -> Result<Vec<BaseChain>> {
         let mut all = Vec::new();
         for family in families {
+            let dormant = self.dormant_tables(*family)?;
             let found = self.socket.dump(
                 SUBSYS | NFT_MSG_GETCHAIN,
                 |w| {
@@ -160,9 +214,25 @@ impl Nft {
                 },
                 |m| read_base_chain(&m, *family),
             );
-            all.extend(none_if_missing(found)?);
+            all.extend(none_if_missing(found)?.into_iter().filter(|chain| !dormant.contains(&chain.table)));
         }
         Ok(all)
+    }
+
+    /// Names of the tables of the family that are switched off.
+    fn dormant_tables(&mut self, family: Family) -> Result<Vec<String>> {
+        let found = self.socket.dump(
+            SUBSYS | NFT_MSG_GETTABLE,
+            |w| {
+                w.header(&header(family.number(), 0));
+            },
+            |m| {
+                let attrs = (m.kind == SUBSYS | NFT_MSG_NEWTABLE).then(|| Attrs::behind(m.body, NFGENMSG_LEN))?;
+                let flags = attrs.find(NFTA_TABLE_FLAGS).and_then(u32_be)?;
+                (flags & NFT_TABLE_F_DORMANT != 0).then(|| attrs.string(NFTA_TABLE_NAME)).flatten()
+            },
+        );
+        none_if_missing(found)
     }
 
     /// The rules of a table, of one chain only if it is named; none if there is no such table.

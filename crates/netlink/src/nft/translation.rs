@@ -2,12 +2,11 @@
 
 use std::net::IpAddr;
 
-use super::uapi::NFTA_DATA_VALUE;
+use super::uapi::{NFTA_DATA_VALUE, NFTA_IMMEDIATE_DATA};
 use super::{Family, Rule};
 use crate::addr::ip_from_bytes;
 use crate::wire::{Attrs, u32_be};
 
-const NFTA_IMMEDIATE_DATA: u16 = 2;
 /// `NFTA_TARGET_*` and `NFTA_MATCH_*`: iptables' own, carried in an expression.
 const NFTA_XT_NAME: u16 = 1;
 const NFTA_XT_REV: u16 = 2;
@@ -78,10 +77,8 @@ fn matched_port(data: Attrs<'_>) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nft::uapi::{NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_LIST_ELEM};
+    use crate::nft::uapi::{NFTA_CMP_DATA, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_LIST_ELEM};
     use crate::wire::{Messages, Request, Writer};
-
-    const NFTA_CMP_DATA: u16 = 3;
 
     type Expression<'a> = (&'a str, &'a dyn Fn(&mut Writer<'_>));
 

@@ -17,11 +17,14 @@ mod table;
 use std::net::IpAddr;
 
 use cni::{Attachment, Error};
+use host::process;
 use netlink::nft::{Batch, Family, Nft};
 
 pub(crate) use program::is_usable;
-pub(crate) use table::{Entry, FORWARD, Place, TABLE};
-use table::{Handle, Table};
+use table::{Entry, Handle, Table};
+pub(crate) use table::{FORWARD, Place, TABLE};
+
+use crate::lock::Turn;
 
 /// The chain of the rules for pods.
 pub(crate) const CHAIN: &str = "CNI-FORWARD";
@@ -66,20 +69,31 @@ pub(crate) fn xtables_drop(family: Family) -> Result<Option<bool>, Error> {
     Ok(saved.map(|saved| saved.lines().any(|line| line.starts_with(":FORWARD DROP"))))
 }
 
-/// Lets the pod in. The lock is held by the caller.
-pub(crate) fn install(nft: &mut Nft, place: Place, pod: &Pod<'_>) -> Result<(), Error> {
+/// Lets the pod in.
+pub(crate) fn install(nft: &mut Nft, place: Place, pod: &Pod<'_>, turn: &Turn) -> Result<(), Error> {
     let mut last = None;
     for _ in 0..TRIES {
         let table = Table::read(nft, pod.family, place, &[FORWARD, CHAIN, pod.admin_chain])?;
         let Some(script) = addition(&table, pod) else { return Ok(()) };
-        match (program::restore(pod.family, place, &script), last) {
+        match (program::restore(pod.family, place, &script, turn), last) {
             (Ok(()), _) => return Ok(()),
             // Somebody else may have made a chain meanwhile; with nothing changed the refusal is about something else.
-            (Err(error), Some(before)) if before == script => return Err(error),
-            (Err(_), _) => last = Some(script),
+            (Err(process::Error::Failed { .. }), last) if last.as_ref() != Some(&script) => {}
+            (Err(error), _) => return Err(program::failed(pod.family, &error)),
         }
+        last = Some(script);
     }
     Err(Error::new(cni::code::TRY_AGAIN, format!("the rules of {} {TABLE} change all the time", pod.family)))
+}
+
+/// What is missing for the pod in either place; `None` if one of them has it all.
+pub(crate) fn missing_anywhere(nft: &mut Nft, pod: &Pod<'_>) -> Result<Option<String>, Error> {
+    let mut first = None;
+    for place in places(pod.family) {
+        let Some(missing) = missing(nft, place, pod)? else { return Ok(None) };
+        first.get_or_insert(missing);
+    }
+    Ok(first)
 }
 
 /// What is missing for the pod; `None` if nothing is.
@@ -138,14 +152,36 @@ pub(crate) fn owners(nft: &mut Nft) -> Result<Vec<String>, Error> {
     Ok(all)
 }
 
-/// Adds to a transaction what removes the rules for which `is_gone` holds, where they are in nf_tables.
-pub(crate) fn push_removal(nft: &mut Nft, batch: &mut Batch, is_gone: impl Fn(&Entry) -> bool) -> netlink::Result<()> {
+/// Which rules for pods go.
+pub(crate) struct Removal<'a> {
+    /// By the comment of their owner.
+    pub(crate) is_gone: &'a dyn Fn(&str) -> bool,
+    /// By their address, where they are the reference's.
+    pub(crate) of_reference: &'a [IpAddr],
+}
+
+impl Removal<'_> {
+    fn of<'t>(&self, table: &'t Table) -> Vec<&'t Entry> {
+        let is_own = |entry: &&Entry| entry.owner.as_deref().is_some_and(self.is_gone);
+        let own: Vec<_> = table.rules(CHAIN).filter(is_own).collect();
+        if !own.is_empty() {
+            // We have let it in: the reference's rules are for another pod, which has the address now.
+            return own;
+        }
+        let is_references =
+            |entry: &&Entry| entry.anonymous.is_some_and(|address| self.of_reference.contains(&address));
+        table.rules(CHAIN).filter(is_references).collect()
+    }
+}
+
+/// Adds the removal to a transaction, where the rules are in nf_tables.
+pub(crate) fn push_removal(nft: &mut Nft, batch: &mut Batch, removal: &Removal<'_>) -> netlink::Result<()> {
     for family in [Family::Ip, Family::Ip6] {
         if !nft.has_chain(family, TABLE, CHAIN)? {
             continue;
         }
         let table = Table::of_nf_tables(nft, family, &[CHAIN])?;
-        for entry in table.rules(CHAIN).filter(|entry| is_gone(entry)) {
+        for entry in removal.of(&table) {
             if let Handle::Number(number) = entry.handle {
                 batch.delete_rule(family, TABLE, CHAIN, number);
             }
@@ -164,25 +200,32 @@ pub(crate) fn is_in_xtables() -> bool {
     [Family::Ip, Family::Ip6].into_iter().any(program::has_xtables)
 }
 
-/// Removes the rules for which `is_gone` holds, where they are in x_tables.
-pub(crate) fn remove_from_xtables(is_gone: impl Fn(&Entry) -> bool) -> Result<(), Error> {
+/// Removes the rules where they are in x_tables.
+pub(crate) fn remove_from_xtables(removal: &Removal<'_>, turn: &Turn) -> Result<(), Error> {
     for family in [Family::Ip, Family::Ip6] {
         if !program::has_xtables(family) {
             continue;
         }
-        // Without the programs nobody on this host (the reference, this plugin) can have made any.
-        let Some(saved) = ruleset::iptables::save(family, TABLE)? else { continue };
+        let Some(saved) = ruleset::iptables::save(family, TABLE)? else {
+            // Most likely nobody (the reference, this plugin) has made any here without the programs.
+            host::syslog::notice(
+                "firewall",
+                &format!("x_tables has a table {family} {TABLE}, but no iptables-legacy-save is there to look into it"),
+            );
+            continue;
+        };
         let table = Table::of_text(&saved);
-        let deletions: Vec<String> = table
-            .rules(CHAIN)
-            .filter(|entry| is_gone(entry))
+        let deletions: Vec<String> = removal
+            .of(&table)
+            .into_iter()
             .filter_map(|entry| match &entry.handle {
                 Handle::Line(line) => Some(line.replacen("-A ", "-D ", 1)),
                 Handle::Number(_) => None,
             })
             .collect();
         if !deletions.is_empty() {
-            program::restore(family, Place::Xtables, &script(&deletions))?;
+            program::restore(family, Place::Xtables, &script(&deletions), turn)
+                .map_err(|e| program::failed(family, &e))?;
         }
     }
     Ok(())
@@ -193,15 +236,14 @@ fn places(family: Family) -> impl Iterator<Item = Place> {
 }
 
 fn own(table: &Table, pod: &Pod<'_>, address: IpAddr) -> usize {
-    let identity = pod.attachment.identity_hex();
     let is_own = |entry: &&Entry| {
-        entry.is_about(address) && entry.owner.as_deref().and_then(|o| o.split(' ').next()) == Some(&identity)
+        entry.is_about(address) && entry.owner.as_deref().is_some_and(|owner| ruleset::is_owner(owner, pod.attachment))
     };
     table.rules(CHAIN).filter(is_own).count()
 }
 
 fn anonymous(table: &Table, address: IpAddr) -> usize {
-    table.rules(CHAIN).filter(|entry| entry.is_about(address) && entry.is_anonymous).count()
+    table.rules(CHAIN).filter(|entry| entry.anonymous == Some(address)).count()
 }
 
 /// What `iptables-restore` is to be told; `None` if nothing is missing.

@@ -8,17 +8,23 @@ use host::process;
 use netlink::nft::Family;
 
 use super::table::{Place, TABLE};
+use crate::lock::Turn;
 
-/// The lock of x_tables is waited for as long.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a program may take to say what it is.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Carries out what `iptables-restore` is told, all of it or nothing.
-pub(crate) fn restore(family: Family, place: Place, script: &str) -> Result<(), Error> {
-    let arguments = ["--noflush", "--wait", "10"];
-    first_that_starts(family, place, "restore", &arguments, script.as_bytes()).map(drop).map_err(|e| {
-        Error::internal(format!("failed to change the rules of {family} {TABLE}: {e}"))
-            .with_details("the pod has to be let in there, or what it sends and receives is dropped; see `iptables -S`")
-    })
+pub(super) fn restore(family: Family, place: Place, script: &str, turn: &Turn) -> Result<(), process::Error> {
+    let patience = turn.left();
+    // The lock of x_tables is waited for in whole seconds; then there has to be time left to say that it was not got.
+    let wait = patience.as_secs().saturating_sub(1).max(1).to_string();
+    first_that_starts(family, place, &["--noflush", "--wait", &wait], script.as_bytes(), patience).map(drop)
+}
+
+/// What [`restore`] could not do.
+pub(super) fn failed(family: Family, error: &process::Error) -> Error {
+    Error::internal(format!("failed to change the rules of {family} {TABLE}: {error}"))
+        .with_details("the pod has to be let in there, or what it sends and receives is dropped; see `iptables -S`")
 }
 
 /// Whether x_tables has this table: it lists those that were ever used in this namespace, nf_tables has none there.
@@ -28,7 +34,7 @@ pub(crate) fn has_xtables(family: Family) -> bool {
 
 /// Errors (code 50): the program that changes rules there is missing.
 pub(crate) fn is_usable(family: Family, place: Place) -> Result<(), Error> {
-    first_that_starts(family, place, "restore", &["--version"], b"").map(drop).map_err(|e| {
+    first_that_starts(family, place, &["--version"], b"", PATIENCE).map(drop).map_err(|e| {
         Error::new(code::NOT_AVAILABLE, format!("the rules of {family} {TABLE} cannot be changed: {e}"))
             .with_details("install iptables")
     })
@@ -43,19 +49,15 @@ pub(crate) fn prefers_xtables(family: Family) -> bool {
 fn first_that_starts(
     family: Family,
     place: Place,
-    action: &str,
     arguments: &[&str],
     input: &[u8],
+    patience: Duration,
 ) -> Result<String, process::Error> {
     let stem = if family == Family::Ip { "iptables" } else { "ip6tables" };
     let kind = if place == Place::NfTables { "nft" } else { "legacy" };
     // The one that says where it keeps its rules comes first: the other may be either.
-    match run(&format!("{stem}-{kind}-{action}"), arguments, input) {
-        Err(process::Error::Start { .. }) => run(&format!("{stem}-{action}"), arguments, input),
+    match process::run(&format!("{stem}-{kind}-restore"), arguments, input, patience) {
+        Err(process::Error::Start { .. }) => process::run(&format!("{stem}-restore"), arguments, input, patience),
         result => result,
     }
-}
-
-fn run(program: &str, arguments: &[&str], input: &[u8]) -> Result<String, process::Error> {
-    process::run(program, arguments, input, PATIENCE + PATIENCE / 2)
 }

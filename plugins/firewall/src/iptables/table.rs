@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use cni::Error;
-use netlink::nft::{Family, Nft, Rule};
+use netlink::nft::{Expression, Family, Nft, Offset, Rule, Verdict};
 use ruleset::bytes;
 
 /// The table.
@@ -35,12 +35,12 @@ pub(crate) struct Table {
 pub(crate) struct Entry {
     /// Its chain.
     pub(crate) chain: String,
-    /// What it jumps to.
-    pub(crate) target: Option<String>,
+    /// Where it sends every packet; `None` if it has conditions, or is no jump.
+    pub(crate) jump: Option<String>,
     /// The comment of the attachment that it is for, if it is one of ours.
     pub(crate) owner: Option<String>,
-    /// Whether it looks as the reference's rules for pods do, which tell nobody whose they are.
-    pub(crate) is_anonymous: bool,
+    /// The address that it lets in exactly as a rule of the reference does, which tells nobody whose it is.
+    pub(crate) anonymous: Option<IpAddr>,
     /// What it compares with: addresses and names.
     values: Vec<Vec<u8>>,
     /// How to delete it.
@@ -94,9 +94,9 @@ impl Table {
         self.chains.iter().any(|c| c == chain)
     }
 
-    /// Whether a rule of the chain jumps to the target.
+    /// Whether a rule of the chain sends every packet to the target.
     pub(crate) fn jumps(&self, chain: &str, target: &str) -> bool {
-        self.entries.iter().any(|e| e.chain == chain && e.target.as_deref() == Some(target))
+        self.rules(chain).any(|e| e.jump.as_deref() == Some(target))
     }
 
     /// The rules of a chain.
@@ -119,53 +119,108 @@ impl Entry {
 
 fn entry_of_rule(rule: &Rule) -> Entry {
     let comment = rule.comment.clone().filter(|c| owner_at(c.as_bytes(), 0).is_some());
-    let owner = comment.or_else(|| owner_in(&rule.expressions));
-    let values = rule.compared_values();
-    let has_comment = rule.comment.is_some() || contains(&rule.expressions, b"comment\0");
+    let steps = rule.steps();
+    let is_comment = |step: &&Expression| matches!(step, Expression::Match { name, .. } if name == "comment");
+    let has_comment = rule.comment.is_some() || steps.iter().any(|step| is_comment(&step));
+    let jump = match steps.iter().filter(|step| !is_comment(step)).collect::<Vec<_>>()[..] {
+        [Expression::Counter, Expression::Verdict(Verdict::Jump(chain))] => Some(chain.clone()),
+        _ => None,
+    };
     Entry {
         chain: rule.chain.clone(),
-        target: rule.target(),
-        is_anonymous: !has_comment && values.len() == 1 && rule.expressions.ends_with(&accept()),
-        owner,
-        values,
+        jump,
+        anonymous: if has_comment { None } else { let_in_by(&steps) },
+        owner: comment.or_else(|| owner_in(&rule.expressions)),
+        values: rule.compared_values(),
         handle: Handle::Number(rule.handle),
     }
 }
 
-fn entry_of_line(line: &str) -> Option<Entry> {
-    let words: Vec<&str> = line.split(' ').collect();
-    let after = |option: &str| words.iter().position(|w| *w == option).and_then(|at| words.get(at + 1)).copied();
-    let comment = line.split_once("--comment ").map(|(_, rest)| match rest.strip_prefix('"') {
-        Some(quoted) => quoted.split('"').next().unwrap_or_default(),
-        None => rest.split(' ').next().unwrap_or_default(),
-    });
-    let address = |option| Some(bytes(after(option)?.split('/').next()?.parse::<IpAddr>().ok()?));
-    let chain = line.strip_prefix("-A ")?.split(' ').next()?;
-    let rest = words.get(4..).unwrap_or_default().join(" ");
-    let is_as_the_references = match words.get(2) {
-        Some(&"-d") => rest == "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
-        Some(&"-s") => rest == "-j ACCEPT",
-        _ => false,
+/// The address that these steps, and no others, let in: what iptables makes of the reference's two rules.
+fn let_in_by(steps: &[Expression]) -> Option<IpAddr> {
+    let [Expression::Packet(part), Expression::Equals(value), conditions @ ..] = steps else { return None };
+    let is_destination = match conditions {
+        [Expression::Counter, Expression::Verdict(Verdict::Accept)] => false,
+        [state, Expression::Counter, Expression::Verdict(Verdict::Accept)] if is_related_or_established(state) => true,
+        _ => return None,
     };
+    let address = crate::pods::address(value)?;
+    let expected = match (address, is_destination) {
+        (IpAddr::V4(_), false) => Offset::IP_SOURCE,
+        (IpAddr::V4(_), true) => Offset::IP_DESTINATION,
+        (IpAddr::V6(_), false) => Offset::IP6_SOURCE,
+        (IpAddr::V6(_), true) => Offset::IP6_DESTINATION,
+    };
+    (*part == expected).then_some(address)
+}
+
+/// `-m conntrack --ctstate RELATED,ESTABLISHED`, as `struct xt_conntrack_mtinfo3` has it: all is zero but
+/// `match_flags` with `XT_CONNTRACK_STATE`, and `state_mask` with `XT_CONNTRACK_STATE_BIT` of the two.
+fn is_related_or_established(step: &Expression) -> bool {
+    const MATCH_FLAGS: usize = 146;
+    const STATE_MASK: usize = 150;
+    const STATE: u16 = 1;
+    const RELATED_ESTABLISHED: u16 = 0b110;
+    let Expression::Match { name, revision: 3, data } = step else { return false };
+    let mut expected = vec![0; data.len()];
+    for (at, value) in [(MATCH_FLAGS, STATE), (STATE_MASK, RELATED_ESTABLISHED)] {
+        let Some(field) = expected.get_mut(at..at + 2) else { return false };
+        field.copy_from_slice(&value.to_ne_bytes());
+    }
+    name == "conntrack" && *data == expected
+}
+
+fn entry_of_line(line: &str) -> Option<Entry> {
+    let words = words(line);
+    let [append, chain, rest @ ..] = &words[..] else { return None };
+    if append != "-A" {
+        return None;
+    }
+    let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
+    let after = |option: &str| rest.iter().position(|w| *w == option).and_then(|at| rest.get(at + 1)).copied();
+    let comment = after("--comment");
+    let address = |option| Some(bytes(after(option)?.split('/').next()?.parse::<IpAddr>().ok()?));
     let names = ["-i", "-o"].into_iter().filter_map(|option| Some(after(option)?.as_bytes().to_vec()));
+    let anonymous = match rest[..] {
+        ["-d", address, "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "ACCEPT"]
+        | ["-s", address, "-j", "ACCEPT"] => host(address),
+        _ => None,
+    };
+    let jump = match rest[..] {
+        ["-j", target] | ["-m", "comment", "--comment", _, "-j", target] => Some(target.to_owned()),
+        _ => None,
+    };
     Some(Entry {
-        chain: chain.to_owned(),
-        target: after("-j").or_else(|| after("-g")).map(ToOwned::to_owned),
+        chain: chain.clone(),
+        jump,
         owner: comment.filter(|c| owner_at(c.as_bytes(), 0).is_some()).map(ToOwned::to_owned),
-        is_anonymous: is_as_the_references,
+        anonymous,
         values: ["-s", "-d"].into_iter().filter_map(address).chain(names).collect(),
         handle: Handle::Line(line.to_owned()),
     })
 }
 
-/// How the expressions of a rule end that accepts: `NFTA_VERDICT_CODE`, 8 bytes with its header, and `NF_ACCEPT`.
-fn accept() -> [u8; 8] {
-    let ([a, b], [c, d]) = (8_u16.to_ne_bytes(), 1_u16.to_ne_bytes());
-    [a, b, c, d, 0, 0, 0, 1]
+/// The words of a line of `iptables-save`, which quotes what has a space in it, and escapes quotes.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut is_quoted) = (Vec::new(), String::new(), false);
+    let mut characters = line.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '"' => is_quoted = !is_quoted,
+            '\\' => word.extend(characters.next()),
+            ' ' if !is_quoted => words.push(std::mem::take(&mut word)),
+            other => word.push(other),
+        }
+    }
+    words.push(word);
+    words
 }
 
-fn contains(bytes: &[u8], part: &[u8]) -> bool {
-    bytes.windows(part.len()).any(|window| window == part)
+/// The address of a network of one.
+fn host(network: &str) -> Option<IpAddr> {
+    let (address, length) = network.split_once('/')?;
+    let address: IpAddr = address.parse().ok()?;
+    (length == if address.is_ipv4() { "32" } else { "128" }).then_some(address)
 }
 
 /// The comment of an attachment, wherever it is in a rule's expressions: iptables has its comments in a match of
@@ -203,10 +258,28 @@ mod tests {
         assert!(table.jumps("FORWARD", "CNI-FORWARD") && !table.jumps("FORWARD", "CNI-ADMIN"));
         let [ours, reference, v6] = table.rules("CNI-FORWARD").collect::<Vec<_>>()[..] else { panic!() };
         assert_eq!(ours.owner.as_deref(), Some("0123456789abcdef0123456789abcdef n c eth0"));
-        assert!(ours.is_about("10.0.0.2".parse().unwrap()) && !ours.is_anonymous);
-        assert!(reference.is_about("10.0.0.3".parse().unwrap()) && reference.is_anonymous);
-        assert!(v6.is_about("fd00::3".parse().unwrap()) && v6.is_anonymous);
-        assert!(!table.rules("FORWARD").any(|entry| entry.is_anonymous));
+        assert!(ours.is_about("10.0.0.2".parse().unwrap()) && ours.anonymous.is_none());
+        assert_eq!(reference.anonymous, "10.0.0.3".parse().ok());
+        assert_eq!(v6.anonymous, "fd00::3".parse().ok());
+        assert!(!table.rules("FORWARD").any(|entry| entry.anonymous.is_some()));
+    }
+
+    #[test]
+    fn what_only_looks_like_one_of_the_rules_is_none() {
+        let table = Table::of_text(
+            "-A FORWARD -i nosuch -j CNI-FORWARD\n\
+             -A FORWARD -m comment --comment \"a -j CNI-FORWARD \\\" b\" -j OTHER\n\
+             -A FORWARD -g CNI-ADMIN\n\
+             -A CNI-FORWARD ! -s 10.0.0.2/32 -j ACCEPT\n\
+             -A CNI-FORWARD -s 10.0.0.0/24 -j ACCEPT\n\
+             -A CNI-FORWARD -s 10.0.0.2/32 -p tcp -j ACCEPT\n\
+             -A CNI-FORWARD -d 10.0.0.2/32 -m conntrack --ctstate NEW -j ACCEPT\n\
+             -A CNI-FORWARD -s 10.0.0.2/32 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n",
+        );
+        for (target, jumps) in [("CNI-FORWARD", false), ("CNI-ADMIN", false), ("OTHER", true)] {
+            assert_eq!(table.jumps("FORWARD", target), jumps, "{target}");
+        }
+        assert_eq!(table.rules("CNI-FORWARD").filter_map(|entry| entry.anonymous).count(), 0);
     }
 
     #[test]
