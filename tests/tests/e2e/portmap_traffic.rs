@@ -795,9 +795,9 @@ fn steady_sender_by(
                 let mut addresses = addresses.iter().map(|a| ip(a.split('/').next().unwrap()));
                 let address = addresses.find(|a| a.is_ipv4() == ip(f.pod).is_ipv4()).unwrap();
                 let inside = pod.enter(|| UdpSocket::bind((address, CONTAINER_PORT)).unwrap());
-                assert!(receives(&inside, Duration::from_secs(1)), "after the {turn} ADD, in the pod");
+                assert!(receives(&inside, PATIENCE), "after the {turn} ADD, in the pod");
                 withdraw(&network, &pod, &ports);
-                assert!(receives(&own, Duration::from_secs(1)), "after the {turn} DEL, on the host");
+                assert!(receives(&own, PATIENCE), "after the {turn} DEL, on the host");
             }
         }));
         stop.store(true, Ordering::Relaxed);
