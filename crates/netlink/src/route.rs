@@ -18,6 +18,7 @@ const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
 const RTA_METRICS: u16 = 8;
 const RTA_TABLE: u16 = 15;
+const RTA_VIA: u16 = 18;
 const RTAX_MTU: u16 = 2;
 const RTAX_ADVMSS: u16 = 8;
 /// `RT_TABLE_MAIN`.
@@ -108,8 +109,9 @@ pub fn list(socket: &mut Socket, v6: bool) -> Result<Vec<Route>> {
     )
 }
 
-/// Index of the link by which the host reaches this address; `None` if it does not.
-pub fn link_to(socket: &mut Socket, ip: IpAddr) -> Result<Option<u32>> {
+/// Index of the link on which this address is, as far as the host's routes tell; `None` if a gateway leads there, or
+/// nothing.
+pub fn link_of_neighbour(socket: &mut Socket, ip: IpAddr) -> Result<Option<u32>> {
     let (family, bytes) = match ip {
         IpAddr::V4(ip) => (libc::AF_INET, ip.octets().to_vec()),
         IpAddr::V6(ip) => (libc::AF_INET6, ip.octets().to_vec()),
@@ -128,7 +130,9 @@ pub fn link_to(socket: &mut Socket, ip: IpAddr) -> Result<Option<u32>> {
         if message.kind != libc::RTM_NEWROUTE {
             return None;
         }
-        Attrs::behind(message.body, RTMSG_LEN).find(RTA_OIF).and_then(u32_ne)
+        let attrs = Attrs::behind(message.body, RTMSG_LEN);
+        let has_gateway = [RTA_GATEWAY, RTA_VIA].into_iter().any(|kind| attrs.find(kind).is_some());
+        attrs.find(RTA_OIF).and_then(u32_ne).filter(|_| !has_gateway)
     })
 }
 

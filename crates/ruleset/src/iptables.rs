@@ -16,14 +16,44 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// That there is no such program, or what it says.
 pub fn restore(family: Family, script: &str) -> Result<(), Error> {
-    process::run(
-        program(family, "-restore"),
-        &["--noflush", "--wait", "10"],
-        script.as_bytes(),
-        PATIENCE + PATIENCE / 2,
-    )
-    .map(drop)
-    .map_err(|e| Error::internal(format!("failed to change the iptables rules: {e}")))
+    run_restore(program(family, "-restore"), script).map_err(|e| changing(&e))
+}
+
+/// The same in x_tables, by the program that keeps its rules there: `iptables-restore` may be the one that knows only
+/// nf_tables.
+///
+/// # Errors
+/// As [`restore`].
+pub fn restore_xtables(family: Family, script: &str) -> Result<(), Error> {
+    let legacy = if family == Family::Ip { "iptables-legacy-restore" } else { "ip6tables-legacy-restore" };
+    match run_restore(legacy, script) {
+        Err(error) if error.is_absent() => restore(family, script),
+        result => result.map_err(|e| changing(&e)),
+    }
+}
+
+fn run_restore(program: &str, script: &str) -> Result<(), process::Error> {
+    process::run(program, &["--noflush", "--wait", "10"], script.as_bytes(), PATIENCE + PATIENCE / 2).map(drop)
+}
+
+fn changing(error: &process::Error) -> Error {
+    Error::internal(format!("failed to change the iptables rules: {error}"))
+}
+
+/// The rules of a table, wherever this host's iptables keeps them: what [`restore`] changes.
+///
+/// # Errors
+/// That there is no such program, or what it says.
+pub fn read(family: Family, table: &str) -> Result<String, Error> {
+    run_save(program(family, "-save"), table).map_err(|e| reading(&e))
+}
+
+fn run_save(program: &str, table: &str) -> Result<String, process::Error> {
+    process::run(program, &["-t", table], b"", PATIENCE)
+}
+
+fn reading(error: &process::Error) -> Error {
+    Error::internal(format!("failed to read the iptables rules: {error}"))
 }
 
 /// The rules of a table of x_tables, as `iptables-save` prints them. `None`: there is no program that could read them;
@@ -33,15 +63,16 @@ pub fn restore(family: Family, script: &str) -> Result<(), Error> {
 /// What the program says.
 pub fn save(family: Family, table: &str) -> Result<Option<String>, Error> {
     let legacy = if family == Family::Ip { "iptables-legacy-save" } else { "ip6tables-legacy-save" };
-    let saved = match process::run(legacy, &["-t", table], b"", PATIENCE) {
-        Err(error) if error.is_absent() => process::run(program(family, "-save"), &["-t", table], b"", PATIENCE)
-            .map(|s| Some(s).filter(|s| !is_of_nf_tables(s))),
+    let saved = match run_save(legacy, table) {
+        Err(error) if error.is_absent() => {
+            run_save(program(family, "-save"), table).map(|s| Some(s).filter(|s| !is_of_nf_tables(s)))
+        }
         saved => saved.map(Some),
     };
     match saved {
         Ok(saved) => Ok(saved),
         Err(error) if error.is_absent() => Ok(None),
-        Err(error) => Err(Error::internal(format!("failed to read the iptables rules: {error}"))),
+        Err(error) => Err(reading(&error)),
     }
 }
 

@@ -19,8 +19,8 @@ pub fn is_owner(comment: &str, attachment: &Attachment) -> bool {
 /// attachment of this network whose identity is not among those `alive`.
 pub fn is_stale(owner: &str, network: &str, alive: &HashSet<String>) -> bool {
     let mut words = owner.split(' ');
-    let (Some(identity), Some(of_network)) = (words.next(), words.next()) else { return false };
-    // A name that does not fit is cut; then the identity alone cannot tell networks apart, so it stays.
+    // A name that does not fit is cut, and nothing follows it: it may be that of another network, so it stays.
+    let (Some(identity), Some(of_network), Some(_)) = (words.next(), words.next(), words.next()) else { return false };
     identity.len() == 32 && of_network == network && !alive.contains(identity)
 }
 
@@ -36,5 +36,20 @@ mod tests {
         assert!(is_stale(&format!("{b} net c1 eth0"), "net", &alive));
         assert!(!is_stale(&format!("{b} other c1 eth0"), "net", &alive));
         assert!(!is_stale("bridge cni0", "net", &alive));
+    }
+
+    #[test]
+    fn a_name_that_may_be_cut_is_not_that_of_a_shorter_network() {
+        let comment = |network: &str| {
+            let (container_id, ifname) = ("c1".to_owned(), "eth0".to_owned());
+            Attachment { network: network.to_owned(), container_id, ifname }.comment()
+        };
+        let long = "n".repeat(200);
+        for shorter in 80..=120 {
+            assert!(!is_stale(&comment(&long), &long[..shorter], &HashSet::new()), "{shorter}");
+        }
+        // A container's id that is cut says enough.
+        let fits = &long[..93];
+        assert!(is_stale(&comment(fits), fits, &HashSet::new()));
     }
 }

@@ -1,18 +1,18 @@
 //! ADD: one transaction for both families. Whatever fails after it takes back what this call made, and nothing else.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use cni::{Attachment, Call, Error};
 use host::undo::Undo;
 use netlink::link::Link;
 use netlink::nft::Nft;
 use netlink::{Protocol, Socket};
-use ruleset::iptables::uses_xtables;
 
 use crate::config::{Backend, Plan, Target};
 use crate::native::addresses::Host;
 use crate::native::owner::{self, Owner};
-use crate::{flows, hairpin, iptables, listeners, localnet, native, reference};
+use crate::pod::Pod;
+use crate::{flows, hairpin, holders, iptables, listeners, localnet, native, reference};
 
 pub(crate) fn add(call: &Call) -> Result<(), Error> {
     if host::stdio::stdout_was_closed() {
@@ -38,6 +38,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     // What fails below drops the sockets last: closing one waits for what was removed.
     let mut nft = None;
     let made = Cell::new(false);
+    let pod = Pod::new(call, &attachment, targets.iter().map(|t| t.pod.addr()).collect());
     let mut undo = Undo::new();
     let owner = Owner::new(call, link.as_ref(), 0);
     let request = native::Request { attachment: &attachment, targets: &targets, owner };
@@ -45,23 +46,20 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     match plan.backend {
         Backend::Nftables => {
             let nft = nft.insert(Nft::open().map_err(|e| failed("open nf_tables", &e))?);
-            undo_by(&mut undo, &attachment, &plan, &made);
+            undo_by(&mut undo, &pod, &plan, &made);
             host = native::install(nft, &mut route, &request, &made)?;
         }
         Backend::Iptables => {
             host = Host::look(&mut route).map_err(|e| failed("list the host's addresses", &e))?;
             nft = self::nft()?;
             if let Some(nft) = &mut nft {
+                holders::refuse_for_any(nft, &attachment, &targets)?;
                 native::make_way(nft, &mut route, &request, &plan)?;
             }
-            undo_by(&mut undo, &attachment, &plan, &made);
+            undo_by(&mut undo, &pod, &plan, &made);
             for target in &targets {
                 step()?;
-                if is_published(nft.as_mut(), &attachment, target)? {
-                    continue;
-                }
-                made.set(true);
-                iptables::install(&attachment, target)?;
+                iptables::install(&attachment, target, &made)?;
             }
         }
     }
@@ -73,6 +71,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     step()?;
     call.reply(&previous)?;
     undo.disarm();
+    drop(nft);
     Ok(())
 }
 
@@ -97,30 +96,20 @@ fn forget(attachment: &Attachment) -> Result<(Option<Nft>, Option<Socket>), Erro
     Ok((nft, flows))
 }
 
-/// Whether the iptables backend has published all of it at an earlier ADD.
-fn is_published(nft: Option<&mut Nft>, attachment: &Attachment, target: &Target<'_>) -> Result<bool, Error> {
-    let family = target.family();
-    // What cannot be looked at, as where only x_tables is, holds no chain.
-    let has_chain =
-        |nft: &mut Nft| nft.has_chain(family, iptables::TABLE, &iptables::chain(attachment)).unwrap_or(false);
-    let may_be = nft.is_some_and(has_chain) || uses_xtables(family, iptables::TABLE);
-    Ok(may_be && iptables::missing(attachment, target)?.is_none())
-}
-
 /// Removes the rules again, if any were made.
-fn undo_by<'a>(undo: &mut Undo<'a>, attachment: &'a Attachment, plan: &'a Plan, made: &'a Cell<bool>) {
+fn undo_by<'a>(undo: &mut Undo<'a>, pod: &'a Pod<'a>, plan: &'a Plan, made: &'a Cell<bool>) {
     undo.push("removing the published ports", move || {
         if !made.get() {
             return Ok(());
         }
         let mut nft = Nft::open().map_err(|e| failed("open nf_tables", &e))?;
-        native::remove(&mut nft, attachment, Some(plan), |nft, batch| match plan.backend {
+        native::remove(&mut nft, pod.attachment, Some(plan), |nft, batch| match plan.backend {
             Backend::Nftables => Ok(()),
-            Backend::Iptables => reference::push_removal(nft, batch, attachment, &[]),
+            Backend::Iptables => reference::push_removal(nft, batch, pod, &RefCell::default()),
         })?;
         match plan.backend {
             Backend::Nftables => Ok(()),
-            Backend::Iptables => reference::remove_from_xtables(attachment, &[]),
+            Backend::Iptables => reference::remove_from_xtables(pod).map(drop),
         }
     });
 }

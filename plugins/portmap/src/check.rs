@@ -7,7 +7,7 @@ use netlink::nft::Nft;
 use crate::add::{failed, open};
 use crate::config::{Backend, Plan, Target};
 use crate::native::owner;
-use crate::{hairpin, iptables, localnet, native, reference};
+use crate::{guard, hairpin, iptables, localnet, native, reference};
 
 pub(crate) fn check(call: &Call) -> Result<(), Error> {
     let plan = Plan::new(call)?;
@@ -18,6 +18,7 @@ pub(crate) fn check(call: &Call) -> Result<(), Error> {
     }
     let attachment = call.attachment();
     let mut route = open(Protocol::Route)?;
+    let mut has_way = false;
     let mut is_ours = plan.backend == Backend::Nftables;
     for target in &targets {
         match look(&attachment, target)? {
@@ -36,8 +37,16 @@ pub(crate) fn check(call: &Call) -> Result<(), Error> {
         {
             return Err(Error::internal(format!("net.ipv4.conf.{link}.route_localnet is not 1, expected 1")));
         }
+        has_way |= target.plan.snat
+            && localnet::has_link(&mut route, target).map_err(|e| failed("look for the route to the pod", &e))?;
     }
     let link = owner::host_link(&mut route, &attachment).map_err(|e| failed("look for the pod's host link", &e))?;
+    if plan.backend == Backend::Iptables
+        && has_way
+        && let Some(what) = guard::missing(link.is_some())?
+    {
+        return Err(Error::internal(format!("127.0.0.0/8 is not guarded as at ADD: {what}")));
+    }
     match hairpin::missing(link.as_ref(), &targets) {
         // The reference leaves that to the config of bridge.
         Some(port) if is_ours => Err(Error::internal(format!(

@@ -76,7 +76,7 @@ impl Protocol {
         Self::ALL.into_iter().find(|p| p.number() == number)
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|p| p.name().eq_ignore_ascii_case(text))
     }
 }
@@ -251,15 +251,19 @@ impl Plan {
     }
 }
 
-/// The first address of the family that is the pod's interface's, or nobody's in particular.
+/// The first address of the family.
 fn address(previous: &AddResult, ifname: &str, family: Family) -> Option<Cidr> {
-    let is_pods = |interface: Option<i64>| {
+    addresses(previous, ifname).find(|address| Family::of(address.addr()) == family)
+}
+
+/// The addresses that are the pod's interface's, or nobody's in particular.
+pub(crate) fn addresses(previous: &AddResult, ifname: &str) -> impl Iterator<Item = Cidr> {
+    let is_pods = move |interface: Option<i64>| {
         let Some(index) = interface else { return true };
         let interface = usize::try_from(index).ok().and_then(|i| previous.interfaces.get(i));
         interface.is_none_or(|i| i.name == ifname && !i.sandbox.is_empty())
     };
-    let mut of_pod = previous.ips.iter().filter(|ip| is_pods(ip.interface)).map(|ip| ip.address);
-    of_pod.find(|address| Family::of(address.addr()) == family)
+    previous.ips.iter().filter(move |ip| is_pods(ip.interface)).map(|ip| ip.address)
 }
 
 fn mark(config: &Config) -> Result<Mark, Error> {

@@ -1,5 +1,6 @@
 //! GC: ports of attachments of this network that the runtime no longer knows.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 
 use cni::{Attachment, Call, Error};
@@ -7,7 +8,7 @@ use netlink::nft::Nft;
 use netlink::{Protocol, Socket};
 
 use crate::add::failed;
-use crate::native::owner;
+use crate::native::{UdpPorts, owner};
 use crate::{flows, native, reference};
 
 pub(crate) fn gc(call: &Call) -> Result<(), Error> {
@@ -34,20 +35,28 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
         Err(error) if ruleset::is_unsupported(&error) => None,
         Err(error) => return Err(failed("open nf_tables", &error)),
     };
-    let mut sockets = None;
+    let mut ports = UdpPorts::new();
     if let Some(nft) = &mut nft {
         let is_stale = |comment: &str| ruleset::is_stale(comment, &call.network, &alive);
-        let more = |nft: &mut Nft, batch: &mut _| reference::push_stale_removal(nft, batch, &call.network, is_gone);
+        let of_reference = RefCell::default();
+        let more = |nft: &mut Nft, batch: &mut _| {
+            reference::push_stale_removal(nft, batch, &call.network, is_gone, &of_reference)
+        };
         match native::remove_stale(nft, is_stale, more) {
             Ok(removed) => {
                 tell(&removed.attachments);
-                sockets = flows::forget_of_pods(&removed.ports);
+                ports = removed.ports;
             }
             Err(error) => errors.push(error),
         }
+        ports.extend(of_reference.into_inner());
     }
-    errors.extend(reference::remove_stale_from_xtables(&call.network, is_gone).err());
-    drop((sockets, nft));
+    match reference::remove_stale_from_xtables(&call.network, is_gone) {
+        Ok(removed) => ports.extend(removed),
+        Err(error) => errors.push(error),
+    }
+    let flows = flows::forget_of_pods(&ports);
+    drop((flows, nft));
     Error::first_of(errors)
 }
 

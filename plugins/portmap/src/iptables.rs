@@ -13,30 +13,36 @@
 //! All of a family's is made by one `iptables-restore --noflush`, in the words in which `iptables-save` will show it:
 //! CHECK compares lines.
 
+use std::cell::Cell;
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use cni::attachment::sha512_hex;
 use cni::{Attachment, Error};
 use host::lock::Lock;
-use host::process;
-use netlink::nft::Family;
+use netlink::nft::{Family, Translation};
 
 use crate::config::{Mapping, Mark, Protocol, Target};
+use crate::holders;
 
 pub(crate) const TABLE: &str = "nat";
 /// Where the entry rules of all containers are.
 pub(crate) const ENTRIES: &str = "CNI-HOSTPORT-DNAT";
 const SET_MARK: &str = "CNI-HOSTPORT-SETMARK";
 const MASQUERADE: &str = "CNI-HOSTPORT-MASQ";
+/// That all containers use.
+const SHARED: [&str; 3] = [SET_MARK, MASQUERADE, ENTRIES];
+/// How often others may make one of these chains just before we do: three at most are to be made.
+const ATTEMPTS: u32 = 4;
 const MASQUERADE_COMMENT: &str = "CNI portfwd requiring masquerade";
 const MARK_COMMENT: &str = "CNI portfwd masquerade mark";
 /// The `multiport` match takes so many.
 const MAX_PORTS: usize = 15;
 /// `XT_MAX_COMMENT_LEN` without the NUL.
 const MAX_COMMENT: usize = 255;
-/// Programs are waited for as long, and they for the lock of x_tables.
+/// Other calls are waited for as long.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOCK: &str = "/run/oxbridge/portmap-iptables.lock";
 
@@ -71,12 +77,41 @@ fn digest(attachment: &Attachment) -> String {
     sha512_hex(&format!("{}{}", attachment.network, attachment.container_id), 21)
 }
 
-/// Publishes the ports of one address. What is there of the attachment's chain is replaced.
-pub(crate) fn install(attachment: &Attachment, target: &Target<'_>) -> Result<(), Error> {
-    // A chain that is named in the input is flushed: two that both see a shared one missing would empty it in turns.
+/// Publishes the ports of one address. What is there of the attachment's chain is replaced; `made` tells whether anything
+/// may have been made that was not there.
+///
+/// Errors: a port is another attachment's; nothing was changed then.
+pub(crate) fn install(attachment: &Attachment, target: &Target<'_>, made: &Cell<bool>) -> Result<(), Error> {
+    // The lock keeps us apart; who uses another folder for it, or is the reference, may still come in between.
     let _lock = lock()?;
-    let saved = save(target.family())?;
-    restore(target.family(), &addition(attachment, target, &saved)?)
+    let mut saved = save(target.family())?;
+    for _ in 0..ATTEMPTS {
+        refuse_taken(attachment, target, &saved)?;
+        made.set(made.get() || first_missing(attachment, target, &saved).is_some());
+        let script = addition(attachment, target, &saved)?;
+        let Err(error) = restore(target.family(), &script) else { return Ok(()) };
+        let now = save(target.family())?;
+        if SHARED.iter().all(|shared| has_chain(&saved, shared) || !has_chain(&now, shared)) {
+            return Err(error);
+        }
+        saved = now;
+    }
+    Err(Error::new(cni::code::TRY_AGAIN, "another program keeps changing the iptables rules"))
+}
+
+/// Errors: a port is another attachment's by these rules.
+fn refuse_taken(attachment: &Attachment, target: &Target<'_>, saved: &str) -> Result<(), Error> {
+    for mapping in target.mappings() {
+        let Some(holder) = holders::find(saved, &chain(attachment), target.family(), mapping, &words(target)) else {
+            continue;
+        };
+        return Err(Error::internal(format!("host port {mapping} is already published by {}", holder.name))
+            .with_details(format!(
+                "it may be alive; a container that is gone gives its ports back by DEL or GC of its network; see \
+                 `iptables -t {TABLE} -S {ENTRIES}`"
+            )));
+    }
+    Ok(())
 }
 
 /// What is missing of the attachment's and the shared rules, as the first line that should be there; `None`: nothing.
@@ -99,13 +134,8 @@ fn lock() -> Result<Lock, Error> {
     Lock::exclusive(path, 0o600, PATIENCE).map_err(|e| Error::new(cni::code::TRY_AGAIN, failed(&e).msg))
 }
 
-fn program(family: Family, suffix: &str) -> String {
-    format!("{}{suffix}", if family == Family::Ip { "iptables" } else { "ip6tables" })
-}
-
 fn save(family: Family) -> Result<String, Error> {
-    process::run(&program(family, "-save"), &["-t", TABLE], b"", PATIENCE)
-        .map_err(|e| with_hint(Error::internal(format!("failed to read the iptables rules: {e}"))))
+    ruleset::iptables::read(family, TABLE).map_err(with_hint)
 }
 
 fn restore(family: Family, script: &str) -> Result<(), Error> {
@@ -157,7 +187,7 @@ fn own(attachment: &Attachment, target: &Target<'_>) -> Vec<String> {
                 rules.push(rule(" -s 127.0.0.1/32", mark));
             }
         }
-        let to = std::net::SocketAddr::new(target.pod.addr(), mapping.container_port);
+        let to = SocketAddr::new(target.pod.addr(), mapping.container_port);
         rules.push(rule("", &format!("DNAT --to-destination {to}")));
     }
     rules
@@ -170,20 +200,44 @@ fn destination(mapping: &Mapping) -> String {
     }
 }
 
+/// A rule that leads into the attachment's chain.
+struct Entry {
+    rule: String,
+    protocol: Protocol,
+    /// As `multiport` shows them.
+    ports: String,
+}
+
+/// The conditions, each word an argument: an option and its value may be written as one, as the other backend takes them.
+fn words(target: &Target<'_>) -> Vec<String> {
+    let is_option = |word: &str| word.starts_with(['-', '!']);
+    let mut words: Vec<String> = Vec::new();
+    let mut is_value = false;
+    for word in target.words() {
+        if is_option(word) && !is_value && word.contains(char::is_whitespace) {
+            words.extend(word.split_whitespace().map(str::to_owned));
+        } else {
+            is_value = !is_value && word.starts_with('-');
+            words.push(word.clone());
+        }
+    }
+    words
+}
+
 /// What leads into the attachment's chain. All ports of the protocol are named, those for the other family too, as the
 /// reference does and its CHECK expects.
-fn entries(attachment: &Attachment, target: &Target<'_>) -> Result<Vec<String>, Error> {
+fn entries(attachment: &Attachment, target: &Target<'_>) -> Result<Vec<Entry>, Error> {
     let mut comment = format!("dnat name: \"{}\" id: \"{}\"", attachment.network, attachment.container_id);
     if !is_first(attachment) {
         let _ = write!(comment, " if: \"{}\"", attachment.ifname);
     }
     let comment = self::comment(&comment);
     let mut conditions = String::new();
-    for word in target.words() {
+    for word in words(target) {
         if word.contains(char::is_control) {
             return Err(Error::internal(format!("condition {word:?} contains a control character")));
         }
-        let _ = write!(conditions, " {}", quoted(word));
+        let _ = write!(conditions, " {}", quoted(&word));
     }
     let mut rules = Vec::new();
     // By name, as the reference.
@@ -191,13 +245,14 @@ fn entries(attachment: &Attachment, target: &Target<'_>) -> Result<Vec<String>, 
         let ports: Vec<String> =
             target.plan.mappings.iter().filter(|m| m.protocol == protocol).map(|m| m.host_port.to_string()).collect();
         for group in ports.chunks(MAX_PORTS) {
-            rules.push(format!(
-                "-A {ENTRIES} -p {} -m comment --comment {} -m multiport --dports {}{conditions} -j {}",
+            let ports = group.join(",");
+            let rule = format!(
+                "-A {ENTRIES} -p {} -m comment --comment {} -m multiport --dports {ports}{conditions} -j {}",
                 protocol.name(),
                 quoted(&comment),
-                group.join(","),
                 chain(attachment)
-            ));
+            );
+            rules.push(Entry { rule, protocol, ports });
         }
     }
     Ok(rules)
@@ -223,6 +278,16 @@ fn quoted(word: &str) -> String {
     format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
+/// Where a line of `iptables-save` sends which packets, if it rewrites their destination.
+pub(crate) fn translation(line: &str) -> Option<Translation> {
+    let words: Vec<&str> = line.split(' ').collect();
+    let after = |option: &str| words.windows(2).find(|pair| pair[0] == option).map(|pair| pair[1]);
+    let to = after("--to-destination")?;
+    let to = to.parse::<SocketAddr>().map(|to| to.ip()).or_else(|_| to.trim_matches(['[', ']']).parse()).ok()?;
+    let protocol = after("-p").and_then(Protocol::parse).map(Protocol::number);
+    Some(Translation { protocol, port: after("--dport").and_then(|port| port.parse().ok()), to })
+}
+
 fn has_chain(saved: &str, chain: &str) -> bool {
     let head = format!(":{chain} ");
     saved.lines().any(|line| line.starts_with(&head))
@@ -237,9 +302,10 @@ fn addition(attachment: &Attachment, target: &Target<'_>, saved: &str) -> Result
     let chain = chain(attachment);
     let mut lines = vec![format!("*{TABLE}")];
     let shared = shared(target);
-    let chains = [SET_MARK, MASQUERADE].into_iter().filter(|c| shared.iter().any(|(of, ..)| of == c));
-    lines.extend(chains.chain([ENTRIES]).filter(|c| !has_chain(saved, c)).map(|c| format!(":{c} - [0:0]")));
-    // Named, it is emptied.
+    let chains = SHARED.into_iter().filter(|c| *c == ENTRIES || shared.iter().any(|(of, ..)| of == c));
+    // Not by a line `:CHAIN`: that would empty it if somebody has made it by now.
+    lines.extend(chains.filter(|c| !has_chain(saved, c)).map(|c| format!("-N {c}")));
+    // The own one is.
     lines.push(format!(":{chain} - [0:0]"));
     for (of, rule, is_first) in shared {
         if !has_rule(saved, &format!("-A {of} {rule}")) {
@@ -249,7 +315,7 @@ fn addition(attachment: &Attachment, target: &Target<'_>, saved: &str) -> Result
     let jump = format!(" -j {chain}");
     lines.extend(saved.lines().filter(|l| l.ends_with(&jump)).map(|l| l.replacen("-A ", "-D ", 1)));
     lines.extend(own(attachment, target));
-    lines.extend(entries(attachment, target)?);
+    lines.extend(entries(attachment, target)?.into_iter().map(|entry| entry.rule));
     lines.push("COMMIT\n".to_owned());
     Ok(lines.join("\n"))
 }
@@ -267,19 +333,16 @@ fn first_missing(attachment: &Attachment, target: &Target<'_>, saved: &str) -> O
     // Conditions are shown in another place and other words than they were given: the rest must do.
     let jump = format!(" -j {chain}");
     let entries = entries(attachment, target).unwrap_or_default();
-    entries.into_iter().find(|rule| {
-        let parts: Vec<&str> = rule.split(" -m ").collect();
-        let (protocol, ports) = (parts.first().copied().unwrap_or_default(), parts.last().copied().unwrap_or_default());
-        let protocol = protocol.rsplit(' ').next().unwrap_or_default();
-        let ports: Vec<&str> = ports.split(' ').take(3).collect();
-        let ports = format!("-m {} ", ports.join(" "));
-        !saved.lines().any(|line| {
+    let is_there = |entry: &Entry| {
+        let (protocol, ports) = (entry.protocol.name(), &entry.ports);
+        saved.lines().any(|line| {
             line.starts_with(&format!("-A {ENTRIES} "))
                 && line.ends_with(&jump)
-                && line.contains(&format!("-p {protocol} "))
-                && line.contains(&ports)
+                && line.contains(&format!(" -p {protocol} "))
+                && line.contains(&format!(" -m multiport --dports {ports} "))
         })
-    })
+    };
+    entries.into_iter().find(|entry| !is_there(entry)).map(|entry| entry.rule)
 }
 
 #[cfg(test)]
@@ -305,9 +368,9 @@ mod tests {
 
     /// contract.md 6.2, read off v1.9.1.
     const LAYOUT: &str = r#"*nat
-:CNI-HOSTPORT-SETMARK - [0:0]
-:CNI-HOSTPORT-MASQ - [0:0]
-:CNI-HOSTPORT-DNAT - [0:0]
+-N CNI-HOSTPORT-SETMARK
+-N CNI-HOSTPORT-MASQ
+-N CNI-HOSTPORT-DNAT
 :CNI-DN-5a0e4b11e4ca823ae73b9 - [0:0]
 -A CNI-HOSTPORT-SETMARK -m comment --comment "CNI portfwd masquerade mark" -j MARK --set-xmark 0x2000/0x2000
 -A CNI-HOSTPORT-MASQ -m mark --mark 0x2000/0x2000 -j MASQUERADE
@@ -332,6 +395,15 @@ mod tests {
 COMMIT
 "#;
 
+    /// The same as `iptables-save` shows it.
+    fn saved() -> String {
+        let line = |line: &str| match line.strip_prefix("-N ") {
+            Some(chain) => format!(":{chain} - [0:0]\n"),
+            None => format!("{}\n", line.replace("-I POSTROUTING 1 ", "-A POSTROUTING ")),
+        };
+        LAYOUT.lines().map(line).collect()
+    }
+
     #[test]
     fn the_layout_is_the_references() {
         let plan = plan(PORTS).unwrap();
@@ -352,7 +424,7 @@ COMMIT
         let second = Attachment { ifname: "net1".to_owned(), ..attachment() };
         assert_ne!(chain(&second), chain(&attachment()));
         assert_eq!(reference_chain(&second), chain(&attachment()));
-        let script = addition(&second, &target(&plan, "10.88.0.3/24"), LAYOUT).unwrap();
+        let script = addition(&second, &target(&plan, "10.88.0.3/24"), &saved()).unwrap();
         assert!(!script.contains(&chain(&attachment())) && script.contains(r#"id: \"c1\" if: \"net1\"""#), "{script}");
     }
 
@@ -360,9 +432,9 @@ COMMIT
     fn what_is_there_is_not_made_again_and_a_stale_chain_is_replaced() {
         let plan = plan(PORTS).unwrap();
         let pod = target(&plan, "10.88.0.2/24");
-        let saved = LAYOUT.replace("-I POSTROUTING 1 ", "-A POSTROUTING ").replace("--dports 8053", "--dports 1,2");
+        let saved = saved().replace("--dports 8053", "--dports 1,2");
         let script = addition(&attachment(), &pod, &saved).unwrap();
-        assert!(!script.contains(":CNI-HOSTPORT") && !script.contains("POSTROUTING") && !script.contains("OUTPUT"));
+        assert!(!script.contains("-N ") && !script.contains("POSTROUTING") && !script.contains("OUTPUT"));
         let removed: Vec<_> = script.lines().filter(|l| l.starts_with("-D ")).collect();
         assert_eq!(removed.len(), 3, "{script}");
         assert!(removed[2].starts_with("-D CNI-HOSTPORT-DNAT -p udp") && removed[2].contains("--dports 1,2"));
@@ -389,6 +461,12 @@ COMMIT
         let conditions = script(r#""conditionsV4":["!","-d","192.0.2.0/24","-m","comment","--comment","a \"b"]"#);
         let words = r#"--dports 8053 ! -d 192.0.2.0/24 -m comment --comment "a \"b" -j"#;
         assert!(conditions.contains(words), "{conditions}");
+        // An option and its value in one word, as the other backend takes them; a value keeps its spaces.
+        let conditions = script(r#""conditionsV4":["! -d 192.0.2.0/24","-m comment","--comment","- b"]"#);
+        assert!(
+            conditions.contains(r#"--dports 8053 ! -d 192.0.2.0/24 -m comment --comment "- b" -j"#),
+            "{conditions}"
+        );
         let plan = plan(&format!("{PORTS},\"conditionsV4\":[\"-s\",\"1\\nCOMMIT\"]")).unwrap();
         assert!(addition(&attachment(), &target(&plan, "10.88.0.2/24"), "").is_err());
     }
@@ -408,7 +486,7 @@ COMMIT
     fn every_missing_rule_is_noticed() {
         let plan = plan(PORTS).unwrap();
         let pod = target(&plan, "10.88.0.2/24");
-        let saved = LAYOUT.replace("-I POSTROUTING 1 ", "-A POSTROUTING ");
+        let saved = saved();
         assert_eq!(first_missing(&attachment(), &pod, &saved), None);
         let lines: Vec<&str> = saved.lines().collect();
         for gone in lines.iter().filter(|l| l.starts_with("-A ")) {

@@ -7,11 +7,14 @@ mod config;
 mod del;
 mod flows;
 mod gc;
+mod guard;
 mod hairpin;
+mod holders;
 mod iptables;
 mod listeners;
 mod localnet;
 mod native;
+mod pod;
 mod reference;
 mod status;
 

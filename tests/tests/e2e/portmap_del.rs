@@ -198,8 +198,18 @@ fn the_references_pods_lose_their_rules() {
         call(&host, &pods[0], &config, &results[0]).del().ok();
         let left = host.run("nft list table ip cni_hostport");
         assert!(left.contains("10.99.0.2") && left.contains("pod-2") && !left.contains("10.22.0.2"), "{left}");
-        // Without a result all of the container's.
-        host.plugin("portmap").pod(&pods[0]).config(&config).del().ok();
+        // Without a result and a namespace all of the container's, if it is one interface's.
+        let del = || host.plugin("portmap").pod(&pods[0]).netns("").config(&config).del();
+        let another = rule("pod-1", "10.88.0.2");
+        host.write("/run/test/rules", format!("add rule ip cni_hostport hostports {another}\n"));
+        host.run("nft -f /run/test/rules");
+        let told = del().ok().stderr.clone();
+        assert!(told.contains("pod-1") && told.contains("10.88.0.2") && told.contains("10.99.0.2"), "{told}");
+        let left = host.run("nft -a list table ip cni_hostport");
+        let kept = left.lines().find(|l| l.contains("10.88.0.2")).unwrap_or_else(|| panic!("{left}"));
+        let handle = kept.rsplit(' ').next().unwrap();
+        host.run(&format!("nft delete rule ip cni_hostport hostports handle {handle}"));
+        del().ok();
         let left = host.run("nft list table ip cni_hostport");
         assert!(!left.contains("pod-1") && left.contains("pod-2"), "{left}");
     });

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use tests::{
-    Host, Place, case,
+    Host, Place, Pod, case,
     config::{self, with},
 };
 
@@ -45,9 +45,9 @@ fn the_rules_are_the_references() {
                     host.run(&format!("{program} -t nat -N PREROUTING-X"));
                 }
                 let pod = host.pod();
-                let result = attach(&host, &pod);
-                let plugin = if reference { host.reference("portmap") } else { host.plugin("portmap") };
-                plugin.pod(&pod).config_with(&config, &result).add().ok();
+                let plugin = |name| if reference { host.reference(name) } else { host.plugin(name) };
+                let result = plugin("bridge").pod(&pod).config(&config::dual_stack()).add().result();
+                plugin("portmap").pod(&pod).config_with(&config, &result).add().ok();
                 call(&host, &pod, &config, &result).check().ok();
                 saved(&host)
             };
@@ -197,5 +197,203 @@ fn rules_of_legacy_iptables_are_removed() {
         let left = host.run("iptables-legacy-save -t nat");
         assert!(!left.contains("CNI-DN-") && left.contains("CNI-HOSTPORT-MASQ"), "{left}");
         assert!(!host.run("ip6tables-legacy-save -t nat").contains("CNI-DN-"));
+    });
+}
+
+/// kubernetes#90259: what `route_localnet` opens is closed to the neighbours, with this backend as well.
+#[test]
+fn the_loopback_is_guarded_by_the_same_chain_as_with_our_own_tables() {
+    case(|| {
+        let host = Host::new();
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        let guard = || host.try_run("nft list chain ip oxbridge ports-guard").unwrap_or_default();
+        let config = of(&[tcp(8080, 80)]);
+        add(&host, &pod, &with(&config, json!({ "snat": false })), &result).ok();
+        assert_eq!(guard(), "");
+        add(&host, &pod, &config, &result).ok();
+        let whole = guard();
+        assert!(whole.matches("drop").count() == 2 && whole.contains("127.0.0.0/8"), "{whole}");
+        call(&host, &pod, &config, &result).check().ok();
+        for change in ["nft flush chain ip oxbridge ports-guard", "nft delete table ip oxbridge"] {
+            host.run(change);
+            call(&host, &pod, &config, &result).check().failure().is(999, "127.0.0.0/8|ports-guard");
+            add(&host, &pod, &config, &result).ok();
+            assert_eq!(guard(), whole);
+            call(&host, &pod, &config, &result).check().ok();
+        }
+        // The other backend finds it whole.
+        let second = host.pod();
+        let of_second = attach(&host, &second);
+        add(&host, &second, &crate::portmap_add::config(&[tcp(8081, 80)]), &of_second).ok();
+        assert_eq!(guard(), whole);
+    });
+}
+
+/// The pod's address may be behind the link of the default route: the whole LAN would be let in.
+#[test]
+fn no_link_to_a_gateway_is_opened_for_the_loopback() {
+    case(|| {
+        for backend in ["nftables", "iptables"] {
+            let host = Host::new();
+            let pod = host.pod();
+            host.outside();
+            let uplink = tests::traffic::outside::UPLINK;
+            let result = json!({ "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0", "sandbox": pod.path }],
+                "ips": [{ "address": "10.99.0.2/24", "interface": 0 }] });
+            let config = with(&of(&[tcp(8080, 80)]), json!({ "backend": backend }));
+            add(&host, &pod, &config, &result).ok();
+            call(&host, &pod, &config, &result).check().ok();
+            let path = format!("/proc/sys/net/ipv4/conf/{uplink}/route_localnet");
+            assert_eq!(host.enter(|| std::fs::read_to_string(&path).unwrap()), "0\n", "{backend}");
+        }
+    });
+}
+
+/// The reference names its chain for the container alone, whatever the interface's name is.
+#[test]
+fn the_references_chain_of_another_interface_than_eth0_goes() {
+    case(|| {
+        for is_alive in [true, false] {
+            let host = Host::new();
+            let pod = Pod { ifname: "net0".to_owned(), ..host.named_pod() };
+            let result = attach(&host, &pod);
+            host.reference("portmap").pod(&pod).config_with(&of(&[tcp(8080, 80)]), &result).add().ok();
+            assert!(saved(&host).iter().any(|l| l.contains("CNI-DN-")));
+            if !is_alive {
+                host.unmount(&pod.path);
+            }
+            host.plugin("portmap").pod(&pod).config(&of(&[])).del().ok();
+            let left = saved(&host);
+            assert!(!left.iter().any(|l| l.contains("CNI-DN-")), "alive {is_alive}: {left:#?}");
+        }
+    });
+}
+
+/// The interface of the pod that was there before it was restarted had another address.
+#[test]
+fn a_stale_address_in_the_chain_is_not_another_interfaces() {
+    case(|| {
+        let host = Host::new();
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        let before = with(&result, json!({ "ips": [{ "address": "10.22.0.99/24", "interface": 2 }] }));
+        let config = of(&[tcp(8080, 80)]);
+        host.reference("portmap").pod(&pod).config_with(&config, &before).add().ok();
+        assert!(saved(&host).iter().any(|l| l.contains("10.22.0.99:80")));
+        call(&host, &pod, &config, &result).del().ok();
+        let left = saved(&host);
+        assert!(!left.iter().any(|l| l.contains("CNI-DN-")), "{left:#?}");
+        // What leads to another interface of the pod stays.
+        host.reference("portmap").pod(&pod).config_with(&config, &before).add().ok();
+        pod.run("ip address add 10.22.0.99/24 dev lo");
+        call(&host, &pod, &config, &result).del().ok();
+        assert!(saved(&host).iter().any(|l| l.contains("10.22.0.99:80")));
+    });
+}
+
+#[test]
+fn a_port_that_is_another_attachments_by_either_backend_is_refused() {
+    case(|| {
+        for backend in ["iptables", "nftables"] {
+            let host = Host::new();
+            let (holder, pod) = (host.pod(), host.pod());
+            let of_holder = attach(&host, &holder);
+            let held = with(&of(&[tcp(8080, 80), at("192.0.2.1", tcp(8081, 80))]), json!({ "backend": backend }));
+            add(&host, &holder, &held, &of_holder).ok();
+            let result = attach(&host, &pod);
+            let before = host.snapshot();
+            let name = format!("already published by|{}|net", holder.id);
+            for mapping in [tcp(8080, 81), at("192.0.2.1", tcp(8080, 81)), at("192.0.2.1", tcp(8081, 80))] {
+                add(&host, &pod, &of(&[tcp(9999, 80), mapping]), &result).failure().is(999, &name);
+                host.assert_as(&before);
+            }
+            // Another protocol, another address.
+            let free = [udp(8080, 80), at("192.0.2.2", tcp(8081, 80))];
+            add(&host, &pod, &of(&free), &result).ok();
+            call(&host, &pod, &of(&free), &result).del().ok();
+            call(&host, &holder, &held, &of_holder).check().ok();
+            call(&host, &holder, &held, &of_holder).del().ok();
+            add(&host, &pod, &of(&[tcp(8080, 80)]), &result).ok();
+        }
+    });
+}
+
+#[test]
+fn what_our_own_tables_have_of_one_that_is_gone_is_no_obstacle() {
+    case(|| {
+        let host = Host::new();
+        let holder = host.named_pod();
+        let of_holder = attach(&host, &holder);
+        add(&host, &holder, &crate::portmap_add::config(&[tcp(8080, 80), udp(53, 53)]), &of_holder).ok();
+        host.unmount(&holder.path);
+        let link = of_holder["interfaces"][1]["name"].as_str().unwrap();
+        host.run(&format!("ip link del {link}"));
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        let told = add(&host, &pod, &of(&[tcp(8080, 80)]), &result).ok().stderr.clone();
+        assert!(told.contains("8080/tcp") && told.contains(&holder.id) && told.contains("taken over"), "{told}");
+        assert_eq!(crate::portmap_add::elements(&host, "ip", "ports-any"), [""; 0]);
+    });
+}
+
+#[test]
+fn the_references_pods_keep_their_ports() {
+    case(|| {
+        let host = Host::new();
+        let (holder, pod) = (host.pod(), host.pod());
+        let of_holder = attach(&host, &holder);
+        host.reference("portmap").pod(&holder).config_with(&of(&[tcp(8080, 80)]), &of_holder).add().ok();
+        let result = attach(&host, &pod);
+        add(&host, &pod, &of(&[tcp(8080, 80)]), &result).failure().is(999, &holder.id);
+        // The same container again is no other.
+        add(&host, &holder, &of(&[tcp(8080, 80)]), &of_holder).ok();
+    });
+}
+
+#[test]
+fn check_compares_ports_under_any_conditions() {
+    case(|| {
+        for words in [json!(["-m", "mark", "--mark", "1"]), json!(["! -d 192.0.2.0/24", "-m", "mark", "--mark", "1"])] {
+            let host = Host::new();
+            let pod = host.pod();
+            let result = attach(&host, &pod);
+            let config = with(&of(&[tcp(8080, 80)]), json!({ "conditionsV4": words }));
+            add(&host, &pod, &config, &result).ok();
+            call(&host, &pod, &config, &result).check().ok();
+            let rules = host.run("iptables-save -t nat");
+            let entry = rules.lines().find(|l| l.contains("--dports 8080")).unwrap();
+            let other = entry.replace("--dports 8080", "--dports 8081");
+            host.write("/run/test/script", format!("*nat\n{}\n{other}\nCOMMIT\n", entry.replacen("-A", "-D", 1)));
+            host.run("iptables-restore --noflush /run/test/script");
+            call(&host, &pod, &config, &result).check().failure().is(999, "--dports 8080");
+        }
+    });
+}
+
+/// The reference, or a plugin that does not share our lock, makes the shared chain after we have looked.
+#[test]
+fn shared_chains_that_somebody_made_in_between_keep_their_rules() {
+    case(|| {
+        let host = Host::new();
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        host.run("mkdir -p /run/test/bin");
+        let save = host.run("which iptables-save");
+        host.write(
+            "/run/test/bin/iptables-save",
+            format!(
+                "#!/bin/sh\n{} \"$@\"\n[ -e /run/test/done ] && exit\n: >/run/test/done\n\
+                 iptables -t nat -N CNI-HOSTPORT-DNAT && iptables -t nat -A CNI-HOSTPORT-DNAT -p tcp --dport 1 -j RETURN\n",
+                save.trim()
+            ),
+        );
+        host.run("chmod +x /run/test/bin/iptables-save");
+        let config = of(&[tcp(8080, 80)]);
+        let path = "/run/test/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        call(&host, &pod, &config, &result).env("PATH", path).add().ok();
+        let rules = saved(&host);
+        assert!(rules.iter().any(|l| l.contains("--dport 1 ")), "{rules:#?}");
+        call(&host, &pod, &config, &result).check().ok();
     });
 }

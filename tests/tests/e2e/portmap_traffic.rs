@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tests::{
-    Host, NetNs, Place, Pod, case,
+    Host, NetNs, Network, Place, Pod, case,
     config::{BRIDGE, host_local, with},
     published::{
         CONTAINER_PORT, Family, NAME, Node, V4, V6, at, bridge, chain, ip, mapping, mapping_at, portmap, publish,
@@ -705,29 +705,37 @@ fn in_ipvs_mode_everyone_is_served_as_well() {
 }
 
 /// kubernetes#90259: with `route_localnet`, what listens at 127.0.0.1 is open to neighbours.
-#[test]
-fn neighbours_do_not_reach_what_listens_at_127_0_0_1() {
-    case(|| {
-        let node = node(&json!({}));
-        let _private = Server::start(&node.host, "private", at("127.0.0.1", 9999));
-        let attacker = &node.sibling;
-        attacker.enter(|| std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap());
-        attacker.run(&format!("ip route add 127.0.0.0/8 via {}", V4.gateway));
-        let outside = node.host.outside();
-        outside.run("ip link set lo down");
-        outside.run("ip address flush dev lo");
-        outside.enter(|| std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap());
-        outside.run(&format!("ip route add 127.0.0.0/8 via {}", V4.host));
-        for transport in Transport::ALL {
-            for port in [9999, ANY, LOOPBACK_ONLY] {
-                assert_eq!(ask_briefly(attacker, transport, at("127.0.0.1", port)), None, "{transport} {port}");
-                assert_eq!(ask_briefly(outside, transport, at("127.0.0.1", port)), None, "{transport} {port}");
-            }
+fn neighbours_do_not_reach_what_listens_at_127_0_0_1(backend: &str) {
+    let node = Node::new(&mappings(), &json!({}), &json!({ "backend": backend }));
+    let _private = Server::start(&node.host, "private", at("127.0.0.1", 9999));
+    let attacker = &node.sibling;
+    attacker.enter(|| std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap());
+    attacker.run("ip address flush dev lo");
+    attacker.run(&format!("ip route add 127.0.0.0/8 via {}", V4.gateway));
+    let outside = node.host.outside();
+    outside.run("ip link set lo down");
+    outside.run("ip address flush dev lo");
+    outside.enter(|| std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap());
+    outside.run(&format!("ip route add 127.0.0.0/8 via {}", V4.host));
+    for transport in Transport::ALL {
+        for port in [9999, ANY, LOOPBACK_ONLY] {
+            assert_eq!(ask_briefly(attacker, transport, at("127.0.0.1", port)), None, "{transport} {port}");
+            assert_eq!(ask_briefly(outside, transport, at("127.0.0.1", port)), None, "{transport} {port}");
         }
-        // The host itself gets both.
-        assert!(ask(&node.host, Transport::Tcp, at("127.0.0.1", 9999)).is_some());
-        assert_eq!(ask(&node.host, Transport::Tcp, at("127.0.0.1", ANY)), answer(V4.gateway));
-    });
+    }
+    // The host itself gets both.
+    assert!(ask(&node.host, Transport::Tcp, at("127.0.0.1", 9999)).is_some());
+    assert_eq!(ask(&node.host, Transport::Tcp, at("127.0.0.1", ANY)), answer(V4.gateway));
+}
+
+#[test]
+fn neighbours_do_not_reach_what_listens_at_127_0_0_1_by_nftables() {
+    case(|| neighbours_do_not_reach_what_listens_at_127_0_0_1("nftables"));
+}
+
+#[test]
+fn neighbours_do_not_reach_what_listens_at_127_0_0_1_by_iptables() {
+    case(|| neighbours_do_not_reach_what_listens_at_127_0_0_1("iptables"));
 }
 
 /// Whether the socket receives something in this time, of what is sent from now on.
@@ -743,9 +751,24 @@ fn receives(socket: &UdpSocket, within: Duration) -> bool {
 ///
 /// `from_host`: the host itself sends, to this address of its own.
 fn steady_sender(f: Family, target: &str, from_host: bool) {
+    steady_sender_by(f, target, from_host, "nftables", withdraw_all);
+}
+
+/// DEL with the ports and the result of ADD.
+fn withdraw_all(network: &Network<'_>, pod: &Pod, ports: &[Value]) {
+    withdraw(network, pod, ports).ok();
+}
+
+fn steady_sender_by(
+    f: Family,
+    target: &str,
+    from_host: bool,
+    backend: &str,
+    withdraw: fn(&Network<'_>, &Pod, &[Value]),
+) {
     let host = Host::new();
     let outside = host.outside();
-    let network = chain(&host, &[bridge(&json!({})), portmap(&json!({}))]);
+    let network = chain(&host, &[bridge(&json!({})), portmap(&json!({ "backend": backend }))]);
     let ports = [mapping(Transport::Udp, ANY)];
     network.add(&host.pod()).ok();
     let target = at(target, ANY);
@@ -772,9 +795,9 @@ fn steady_sender(f: Family, target: &str, from_host: bool) {
                 let mut addresses = addresses.iter().map(|a| ip(a.split('/').next().unwrap()));
                 let address = addresses.find(|a| a.is_ipv4() == ip(f.pod).is_ipv4()).unwrap();
                 let inside = pod.enter(|| UdpSocket::bind((address, CONTAINER_PORT)).unwrap());
-                assert!(receives(&inside, Duration::from_secs(1)), "after the {turn} ADD, in the pod");
-                withdraw(&network, &pod, &ports).ok();
-                assert!(receives(&own, Duration::from_secs(1)), "after the {turn} DEL, on the host");
+                assert!(receives(&inside, PATIENCE), "after the {turn} ADD, in the pod");
+                withdraw(&network, &pod, &ports);
+                assert!(receives(&own, PATIENCE), "after the {turn} DEL, on the host");
             }
         }));
         stop.store(true, Ordering::Relaxed);
@@ -787,6 +810,16 @@ fn steady_sender(f: Family, target: &str, from_host: bool) {
 #[test]
 fn v4_a_steady_udp_sender_follows_the_port() {
     case(|| steady_sender(V4, V4.host, false));
+}
+
+/// The rules that are removed say where they led.
+#[test]
+fn a_steady_udp_sender_follows_the_port_when_del_does_not_know_the_ports() {
+    case(|| {
+        for (f, target) in [(V4, V4.host), (V6, V6.host)] {
+            steady_sender_by(f, target, false, "iptables", |network, pod, _| _ = network.del(pod).ok());
+        }
+    });
 }
 
 #[test]

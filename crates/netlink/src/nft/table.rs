@@ -66,7 +66,7 @@ impl Rule {
         self.parsed_expressions().map(|(name, data)| Expression::read(name, data)).collect()
     }
 
-    fn parsed_expressions(&self) -> impl Iterator<Item = (String, Attrs<'_>)> {
+    pub(super) fn parsed_expressions(&self) -> impl Iterator<Item = (String, Attrs<'_>)> {
         Attrs(&self.expressions).filter_map(|(_, expression)| {
             let expression = Attrs(expression);
             Some((expression.string(NFTA_EXPR_NAME)?, expression.nested(NFTA_EXPR_DATA)))
