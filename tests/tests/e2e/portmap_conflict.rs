@@ -334,21 +334,31 @@ fn who_has_the_port_by_the_reference_is_named_in_the_log() {
             "interfaces": [{ "name": "eth0", "sandbox": old.path }],
             "ips": [{ "address": "10.22.0.99/24", "interface": 0 }],
         });
-        for (backend, port) in [("iptables", 8080), ("nftables", 8081)] {
-            let of_reference = with(&config(&[tcp(port, 80)]), json!({ "backend": backend, "name": "old" }));
-            if host.reference("portmap").pod(&old).config_with(&of_reference, &of_old).add().status.success() {
-                let reply = add(&host, &pod, &config(&[tcp(port, 80)]), &results[1]);
-                let told = &reply.ok().stderr;
-                assert!(told.contains(&format!("container {}", old.id)) && told.contains("may be alive"), "{told}");
-            } else {
-                // As its nftables backend writes it; older ones have none.
-                host.run("nft add table ip cni_hostport");
-                host.run("nft add chain ip cni_hostport hostports");
-                host.run("nft add rule ip cni_hostport hostports tcp dport 8081 dnat to 10.22.0.99:80 comment old");
-                let reply = add(&host, &pod, &config(&[tcp(8081, 80)]), &results[1]);
-                let told = &reply.ok().stderr;
-                assert!(told.contains("container old in table ip cni_hostport"), "{told}");
-            }
+        let of_reference = with(&config(&[tcp(8080, 80)]), json!({ "backend": "iptables", "name": "old" }));
+        host.reference("portmap").pod(&old).config_with(&of_reference, &of_old).add().ok();
+        let reply = add(&host, &pod, &config(&[tcp(8080, 80)]), &results[1]);
+        let told = &reply.ok().stderr;
+        assert!(told.contains(&format!("container {} (network old) in chain CNI-DN-", old.id)), "{told}");
+        assert!(told.contains("may be alive"), "{told}");
+        // As its nftables backend writes it.
+        host.run("nft add table ip cni_hostport");
+        host.run("nft add chain ip cni_hostport hostports");
+        host.run("nft add chain ip cni_hostport hostip_hostports");
+        host.run("nft add rule ip cni_hostport hostports tcp dport 8081 dnat to 10.22.0.99:80 comment old");
+        host.run(
+            "nft add rule ip cni_hostport hostip_hostports ip daddr 10.22.0.1 udp dport 82 dnat to 10.22.0.99:80 comment old",
+        );
+        for (mapping, is_taken) in [
+            (tcp(8081, 80), true),
+            (udp(8081, 80), false),
+            (at("10.22.0.1", tcp(8081, 80)), false),
+            (at("10.22.0.1", udp(82, 80)), true),
+            (at("10.22.0.2", udp(82, 80)), false),
+            (udp(82, 80), false),
+        ] {
+            let reply = add(&host, &pod, &config(std::slice::from_ref(&mapping)), &results[1]);
+            let told = &reply.ok().stderr;
+            assert_eq!(told.contains("container old in table ip cni_hostport"), is_taken, "{mapping}: {told}");
         }
         // Whose address the pod has now is gone.
         let mut of_dead = of_old;
