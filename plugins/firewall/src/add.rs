@@ -15,9 +15,6 @@ use crate::remove::{self, Gone, Scope};
 use crate::{bridge, ingress, iptables, pods};
 
 pub(crate) fn add(call: &Call) -> Result<(), Error> {
-    if host::stdio::stdout_was_closed() {
-        return Err(Error::new(cni::code::IO_FAILURE, host::stdio::NO_STDOUT));
-    }
     let plan = Plan::new(call)?;
     let attachment = call.attachment();
     let policy = match &plan.bridge {
@@ -32,7 +29,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     for warning in &needs.warnings {
         host::syslog::notice("firewall", warning);
     }
-    step()?;
+    plugin::step()?;
 
     let places = needs.places(&mut nft);
     let is_shared = needs.firewalld.is_some() || !places.is_empty();
@@ -56,7 +53,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
         });
     }
     install_elements(&mut nft, &attachment, &plan, policy, &sources, is_again)?;
-    step()?;
+    plugin::step()?;
     if let Some(turn) = &turn {
         for (family, place) in places {
             iptables::install(&mut nft, place, &pod_of(&plan, &attachment, family), turn)?;
@@ -67,7 +64,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
             add_source(firewalld, &plan.settings.zone, source)?;
         }
     }
-    step()?;
+    plugin::step()?;
     call.reply(&plan.previous)?;
     undo.disarm();
     Ok(())
@@ -86,16 +83,6 @@ pub(crate) fn pod_of<'a>(plan: &'a Plan, attachment: &'a Attachment, family: Fam
 /// Opens nf_tables.
 pub(crate) fn open() -> Result<Nft, Error> {
     Nft::open().map_err(|e| Error::internal(format!("failed to open nf_tables: {e}")))
-}
-
-/// Between two steps.
-fn step() -> Result<(), Error> {
-    match host::signal::pending() {
-        Some(signal) => {
-            Err(Error::new(cni::code::TRY_AGAIN, format!("interrupted by {signal}; what this call had made is undone")))
-        }
-        None => Ok(()),
-    }
 }
 
 /// The addresses that this call will make sources of our zone: all but those that somebody else has put there, or into

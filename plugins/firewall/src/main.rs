@@ -47,6 +47,5 @@ impl cni::Plugin for Firewall {
 }
 
 fn main() -> ExitCode {
-    host::signal::install();
-    cni::main(Firewall)
+    plugin::main(Firewall)
 }

@@ -15,9 +15,6 @@ use crate::pod::Pod;
 use crate::{flows, hairpin, holders, iptables, listeners, localnet, native, reference};
 
 pub(crate) fn add(call: &Call) -> Result<(), Error> {
-    if host::stdio::stdout_was_closed() {
-        return Err(Error::new(cni::code::IO_FAILURE, host::stdio::NO_STDOUT));
-    }
     let plan = Plan::new(call)?;
     let previous = call.prev_result()?.ok_or_else(|| Error::internal("must be called as chained plugin"))?;
     let targets = plan.targets(&previous, &call.env.ifname);
@@ -33,7 +30,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     }
     let mut route = open(Protocol::Route)?;
     let link = owner::host_link(&mut route, &attachment).map_err(|e| failed("look for the pod's host link", &e))?;
-    step()?;
+    plugin::step()?;
 
     // What fails below drops the sockets last: closing one waits for what was removed.
     let mut nft = None;
@@ -58,17 +55,17 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
             }
             undo_by(&mut undo, &pod, &plan, &made);
             for target in &targets {
-                step()?;
+                plugin::step()?;
                 iptables::install(&attachment, target, &made)?;
             }
         }
     }
-    step()?;
+    plugin::step()?;
     open_ways(&mut route, link.as_ref(), &targets, &mut undo)?;
     flows::forget_of_host(&targets, &host.local);
     listeners::warn(&targets);
     host.tell_of_unreachable(&targets);
-    step()?;
+    plugin::step()?;
     call.reply(&previous)?;
     undo.disarm();
     drop(nft);
@@ -125,16 +122,6 @@ fn open_ways(
         localnet::open(route, target)?;
     }
     hairpin::turn_on(route, link, targets, undo)
-}
-
-/// Between two steps.
-pub(crate) fn step() -> Result<(), Error> {
-    match host::signal::pending() {
-        None => Ok(()),
-        Some(signal) => {
-            Err(Error::new(cni::code::TRY_AGAIN, format!("interrupted by {signal}; what this call had made is undone")))
-        }
-    }
 }
 
 pub(crate) fn open(protocol: Protocol) -> Result<Socket, Error> {

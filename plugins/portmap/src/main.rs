@@ -49,6 +49,5 @@ impl cni::Plugin for Portmap {
 }
 
 fn main() -> ExitCode {
-    host::signal::install();
-    cni::main(Portmap)
+    plugin::main(Portmap)
 }

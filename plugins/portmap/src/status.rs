@@ -7,18 +7,13 @@ use crate::config::{Backend, Plan};
 use crate::iptables;
 
 pub(crate) fn status(call: &Call) -> Result<(), Error> {
-    let plan = Plan::new(call).map_err(unavailable)?;
+    let plan = Plan::new(call).map_err(plugin::unavailable)?;
     match plan.backend {
         Backend::Nftables => Nft::open().and_then(|mut nft| nft.generation()).map(drop).map_err(|e| {
             Error::new(code::NOT_AVAILABLE, format!("published ports need nf_tables, which the kernel refuses: {e}"))
                 .with_details("load the module nf_tables, or set backend to \"iptables\"")
         }),
         // IPv6's is needed only by pods that have an IPv6 address.
-        Backend::Iptables => iptables::is_usable(Family::Ip).map_err(unavailable),
+        Backend::Iptables => iptables::is_usable(Family::Ip).map_err(plugin::unavailable),
     }
-}
-
-/// The same error, as an answer to STATUS.
-fn unavailable(error: Error) -> Error {
-    Error::new(code::NOT_AVAILABLE, error.msg).with_details(error.details)
 }
