@@ -39,7 +39,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     let turn = if is_shared { Some(Turn::wait()?) } else { None };
     // Dropped before the turn, and so within it.
     let mut undo = Undo::new();
-    let sources = foresee_sources(&mut needs, &plan)?;
+    let sources = foresee_sources(&mut nft, &mut needs, &plan)?;
     let is_again = has_elements(&mut nft, &attachment, &plan)?;
     if !is_again {
         // Before anything is done: what is not certain to have failed may have happened.
@@ -98,17 +98,30 @@ fn step() -> Result<(), Error> {
     }
 }
 
-/// The addresses that will be sources of our zone: all but those that somebody has put into another.
-fn foresee_sources(needs: &mut Needs, plan: &Plan) -> Result<Vec<IpAddr>, Error> {
+/// The addresses that this call will make sources of our zone: all but those that somebody else has put there, or into
+/// another.
+fn foresee_sources(nft: &mut Nft, needs: &mut Needs, plan: &Plan) -> Result<Vec<IpAddr>, Error> {
     let Some(firewalld) = &mut needs.firewalld else { return Ok(Vec::new()) };
     let mut sources = Vec::new();
     for address in &plan.addresses {
         match firewalld.zone_of(*address)? {
             Some(zone) if zone != plan.settings.zone => tell_elsewhere(*address, &zone),
+            Some(_) if !is_pods_source(nft, *address)? => {}
             _ => sources.push(*address),
         }
     }
     Ok(sources)
+}
+
+/// Whether an earlier ADD, of this pod or of one that had the address before, has made it a source.
+fn is_pods_source(nft: &mut Nft, address: IpAddr) -> Result<bool, Error> {
+    let element = pods::element(pods::SOURCES, address);
+    match nft.element(element.family, TABLE, &element.set, &element.key) {
+        Err(error) if ruleset::is_unsupported(&error) => Ok(false),
+        found => Ok(found
+            .map_err(|e| Error::internal(format!("failed to read {} of nf_tables: {e}", element.set)))?
+            .is_some()),
+    }
 }
 
 fn add_source(firewalld: &mut Firewalld, zone: &str, source: IpAddr) -> Result<(), Error> {
@@ -164,7 +177,7 @@ fn install_elements(
     skeletons.extend(ingress::skeletons(&policy));
     skeletons.sort_by_key(|skeleton| skeleton.family());
     let mut elements: Vec<NewElement> = plan.addresses.iter().map(|a| pods::element(pods::PODS, *a)).collect();
-    elements.extend(sources.iter().map(|a| pods::element(pods::SOURCES, *a)));
+    elements.extend(sources.iter().map(|a| pods::source(*a, &plan.settings.zone)));
     let has_policy = |family: &Family| policy.iter().any(|element| element.family == *family);
     let families: Vec<Family> =
         [Family::Ip, Family::Ip6].into_iter().filter(|family| is_again || has_policy(family)).collect();

@@ -45,13 +45,18 @@ pub(crate) fn needs(
     settings: &Settings,
     families: impl Iterator<Item = Family>,
 ) -> Result<Needs, Error> {
-    let mut needs = Needs {
-        firewalld: match settings.backend {
-            Backend::Auto => Firewalld::find()?,
-            Backend::Firewalld => Some(Firewalld::connect_or_fail()?),
-            Backend::Nftables | Backend::Iptables => None,
+    let mut needs = Needs::default();
+    needs.firewalld = match settings.backend {
+        Backend::Auto => match Firewalld::find() {
+            // If firewalld drops, its tables say so below.
+            Err(error) if error.code != code::TRY_AGAIN => {
+                needs.warnings.push(format!("{error}: the pod's addresses become sources of no zone"));
+                None
+            }
+            found => found?,
         },
-        ..Needs::default()
+        Backend::Firewalld => Some(Firewalld::connect_or_fail()?),
+        Backend::Nftables | Backend::Iptables => None,
     };
     for family in families {
         if settings.backend == Backend::Iptables {

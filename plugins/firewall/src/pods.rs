@@ -3,7 +3,7 @@
 //! ```text
 //! table ip oxbridge {
 //!     set fw-pods      { type ipv4_addr; elements = { 10.22.0.5 comment "<owner>" } }
-//!     set fw-firewalld { type ipv4_addr; elements = { 10.22.0.5 comment "<owner>" } }
+//!     map fw-firewalld { type ipv4_addr : ifname; elements = { 10.22.0.5 comment "<owner>" : "trusted" } }
 //!     chain fw-forward { type filter hook forward priority filter; policy accept;
 //!         ip daddr @fw-pods ct state established,related accept
 //!         ip daddr @fw-pods ct status dnat accept
@@ -12,17 +12,19 @@
 //! ```
 //!
 //! Whatever the backend: the kernel remembers the addresses, so that DEL and GC need nobody else's memory. `fw-firewalld`
-//! holds those that are sources of a zone of firewalld. A rule for each pod there is none.
+//! holds those that a call has made sources of a zone of firewalld, with the zone. A rule for each pod there is none.
 
 use std::net::IpAddr;
 
-use netlink::nft::{Batch, Family, Hook, Offset, Part, Rule, SetType, Verdict};
+use netlink::nft::{Batch, Family, Field, Hook, Offset, Part, Rule, SetType, Verdict};
 use ruleset::{NewElement, Skeleton, TABLE, bytes, has};
 
 /// The set of the pods' addresses.
 pub(crate) const PODS: &str = "fw-pods";
-/// The set of those that firewalld has as sources.
+/// The map of those that firewalld has as sources, to their zone.
 pub(crate) const SOURCES: &str = "fw-firewalld";
+/// Longest text of an `ifname`, in bytes.
+const ZONE_LEN: usize = 15;
 /// The chain that pods pass.
 pub(crate) const CHAIN: &str = "fw-forward";
 const REPLIES: &str = "what belongs to a pod's connections";
@@ -32,6 +34,19 @@ const OUT: &str = "what a pod sends";
 /// The element of an address in one of the sets.
 pub(crate) fn element(set: &str, address: IpAddr) -> NewElement {
     NewElement { family: Family::of(address), set: set.to_owned(), key: bytes(address), value: None }
+}
+
+/// The element of an address that is made a source of this zone.
+pub(crate) fn source(address: IpAddr, zone: &str) -> NewElement {
+    NewElement { value: Some(zone_value(zone)), ..element(SOURCES, address) }
+}
+
+/// A zone in the map's values: as much of its name as an `ifname` of nft's holds (15 bytes; firewalld allows 17).
+pub(crate) fn zone_value(zone: &str) -> Vec<u8> {
+    let mut value = zone.as_bytes().to_vec();
+    value.truncate(ZONE_LEN);
+    value.resize(ZONE_LEN + 1, 0);
+    value
 }
 
 /// The address of a key of these sets.
@@ -68,7 +83,7 @@ impl Skeleton for Forward {
             (SetType::IPV6, Part::Packet(Offset::IP6_SOURCE), Part::Packet(Offset::IP6_DESTINATION))
         };
         batch.add_set(family, TABLE, PODS, keys);
-        batch.add_set(family, TABLE, SOURCES, keys);
+        batch.add_map(family, TABLE, SOURCES, keys, SetType::of(&[Field::InterfaceName]));
         batch.add_chain(family, TABLE, CHAIN, Some(Hook::FORWARD));
         batch.add_rule(family, TABLE, CHAIN, REPLIES, |rule| {
             rule.in_set(&[destination], PODS).is_established_or_related().verdict(&Verdict::Accept);
@@ -93,5 +108,11 @@ mod tests {
             assert_eq!(address(&element(PODS, ip).key), Some(ip));
         }
         assert_eq!(address(&[1, 2, 3]), None);
+    }
+
+    #[test]
+    fn a_zone_is_known_by_its_beginning() {
+        assert_eq!(zone_value("trusted"), b"trusted\0\0\0\0\0\0\0\0\0");
+        assert_eq!(zone_value("FedoraWorkstation"), b"FedoraWorkstati\0");
     }
 }

@@ -157,10 +157,18 @@ fn remove_sources(mut nft: Option<&mut Nft>, gone: &Gone<'_>, waiting: &mut Wait
     let Some(mut firewalld) = Firewalld::find()? else { return Ok(()) };
     // Read again: while the lock was not held, a new pod may have got the address.
     let mut result = Ok(());
-    for address in sources(nft, gone)? {
-        result = firewalld.remove(address).and(result);
+    for (address, zone) in sources(nft, gone)? {
+        result = remove_source(&mut firewalld, address, &zone).and(result);
     }
     result
+}
+
+/// Takes the address out of the zone that ADD has put it into. Who has moved it since knows why.
+fn remove_source(firewalld: &mut Firewalld, address: IpAddr, zone: &[u8]) -> Result<(), Error> {
+    match firewalld.zone_of(address)? {
+        Some(found) if pods::zone_value(&found) == zone => firewalld.remove_from(&found, address),
+        _ => Ok(()),
+    }
 }
 
 /// Takes the addresses out of the zone that the reference has put them into.
@@ -180,8 +188,8 @@ fn remove_sources_of_reference(nft: Option<&mut Nft>, gone: &Gone<'_>) -> Result
     addresses.into_iter().try_for_each(|address| firewalld.remove_from(gone.zone, address))
 }
 
-/// The addresses that are sources of firewalld's zones, of who is gone.
-fn sources(nft: &mut Nft, gone: &Gone<'_>) -> Result<Vec<IpAddr>, Error> {
+/// The addresses that are sources of firewalld's zones, of who is gone, with the zone's value in the map.
+fn sources(nft: &mut Nft, gone: &Gone<'_>) -> Result<Vec<(IpAddr, Vec<u8>)>, Error> {
     let mut all = Vec::new();
     for family in [Family::Ip, Family::Ip6] {
         match nft.elements(family, TABLE, pods::SOURCES) {
@@ -189,7 +197,8 @@ fn sources(nft: &mut Nft, gone: &Gone<'_>) -> Result<Vec<IpAddr>, Error> {
             elements => {
                 let elements =
                     elements.map_err(|e| Error::internal(format!("failed to read {}: {e}", pods::SOURCES)))?;
-                all.extend(elements.iter().filter(|e| is_gone(e, gone)).filter_map(|e| pods::address(&e.key)));
+                let gone = elements.into_iter().filter(|element| is_gone(element, gone));
+                all.extend(gone.filter_map(|e| Some((pods::address(&e.key)?, e.value.unwrap_or_default()))));
             }
         }
     }

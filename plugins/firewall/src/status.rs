@@ -25,7 +25,10 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
 }
 
 fn can_let_in(nft: &mut Nft, settings: &Settings, family: Family) -> Result<(), Error> {
-    let needs = forward::needs(nft, settings, [family].into_iter())?;
+    let mut needs = forward::needs(nft, settings, [family].into_iter())?;
+    if let Some(firewalld) = &mut needs.firewalld {
+        firewalld.check_zone(&settings.zone)?;
+    }
     needs.places(nft).into_iter().try_for_each(|(family, place)| iptables::is_usable(family, place))
 }
 

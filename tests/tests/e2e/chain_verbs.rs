@@ -246,7 +246,10 @@ fn chain_in(version: &str, checked: bool) {
 
 /// All versions of a range.
 fn chain_since(since: &str, until: &str, checked: bool) {
-    versions().iter().filter(|version| (since..until).contains(version)).for_each(|version| chain_in(version, checked));
+    versions()
+        .iter()
+        .filter(|version| since <= **version && **version < until)
+        .for_each(|version| chain_in(version, checked));
 }
 
 #[test]

@@ -102,10 +102,14 @@ pub(crate) fn rules(host: &Host, program: &str, chain: &str) -> Vec<String> {
 
 /// Elements of a set in our own table, as `nft` names their keys.
 pub(crate) fn elements(host: &Host, family: &str, set: &str) -> Vec<String> {
-    let Ok(text) = host.try_run(&format!("nft -j list set {family} oxbridge {set}")) else { return Vec::new() };
+    let list = |kind| host.try_run(&format!("nft -j list {kind} {family} oxbridge {set}"));
+    let Ok(text) = list("set").or_else(|_| list("map")) else { return Vec::new() };
     let json: Value = serde_json::from_str(&text).unwrap();
-    let set = json["nftables"].as_array().unwrap().iter().find_map(|object| object.get("set")).unwrap();
+    let mut objects = json["nftables"].as_array().unwrap().iter();
+    let set = objects.find_map(|object| object.get("set").or(object.get("map"))).unwrap();
     let key = |element: &Value| {
+        // In a map: the key and its value.
+        let element = element.get(0).unwrap_or(element);
         let value = element.get("elem").map_or(element, |element| &element["val"]);
         match value.get("concat").and_then(Value::as_array) {
             Some(parts) => parts.iter().map(|part| part.as_str().unwrap()).collect::<Vec<_>>().join(" . "),

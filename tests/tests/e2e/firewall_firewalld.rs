@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    io::{Read, Write},
+    fs::File,
+    os::fd::{AsRawFd, OwnedFd},
     os::unix::{net::UnixListener, net::UnixStream, process::CommandExt},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
@@ -10,8 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use serde_json::{Value, json};
 use tests::{Host, Place, case, config::with, traffic::assert_reaches, traffic::outside::SERVER4};
+use zbus::{
+    blocking::{MessageIterator, connection},
+    message,
+};
 
 use crate::firewall::{Chain, address, elements, rules};
 
@@ -27,14 +34,20 @@ const CONFIG: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bu
 </busconfig>
 "#;
 
-/// A system bus in the host's own `/run`; ends with this value.
+/// A system bus in the host's own `/run`; ends with this value, and leaves its socket behind.
 struct Bus(Child);
 
 impl Bus {
     /// Skips the test where there is no `dbus-daemon`.
     fn start(host: &Host) -> Self {
-        host.write("/run/test/bus.conf", CONFIG);
+        Self::with_policy(host, "")
+    }
+
+    /// What is denied is refused with `AccessDenied`.
+    fn with_policy(host: &Host, denied: &str) -> Self {
+        host.write("/run/test/bus.conf", CONFIG.replace("</policy>", &format!("{denied}</policy>")));
         host.run("mkdir -p /run/dbus");
+        host.run(&format!("rm -f {SOCKET}"));
         let child = host.enter(|| {
             let mut daemon = Command::new("dbus-daemon");
             daemon.args(["--config-file=/run/test/bus.conf", "--nofork", "--nopidfile", "--nosyslog"]);
@@ -65,183 +78,58 @@ fn wait_until(condition: impl Fn() -> bool) {
 /// Sources with their zones.
 type Sources = Arc<Mutex<BTreeMap<String, String>>>;
 
-/// Joins the bus as firewalld, with zones `trusted` and `public`; goes when the bus does.
+/// Joins the bus as firewalld, with zones `trusted`, `public` and `mute`, into which it adds without end; goes when the
+/// bus does.
 fn firewalld(host: &Host) -> Sources {
     let sources = Sources::default();
-    let of_service = Arc::clone(&sources);
-    let mut bus = Peer::join(host.enter(|| UnixStream::connect(SOCKET).unwrap()));
-    thread::spawn(move || {
-        while let Some(call) = bus.receive() {
-            if call.is_call {
-                let answer = answer(&call, &mut of_service.lock().unwrap());
-                bus.reply(&call, answer);
-            }
-        }
-    });
+    join(host, Arc::clone(&sources), Duration::ZERO);
     sources
 }
 
-/// As `firewall/core/fw_zone.py` and `firewall/server/firewalld.py` answer. Error: what its exception says.
-fn answer(call: &Incoming, sources: &mut BTreeMap<String, String>) -> Result<Value, String> {
-    if let ("getZoneOfSource", [source]) = (call.member.as_str(), &call.texts[..]) {
+/// The same with these sources; each answer takes that long.
+fn join(host: &Host, sources: Sources, answers_after: Duration) {
+    let stream = host.enter(|| UnixStream::connect(SOCKET).unwrap());
+    let bus = connection::Builder::async_io_unix_stream(stream).build().unwrap();
+    let calls = MessageIterator::from(&bus);
+    bus.request_name("org.fedoraproject.FirewallD1").unwrap();
+    thread::spawn(move || {
+        for call in calls.flatten().filter(|message| message.message_type() == message::Type::MethodCall) {
+            thread::sleep(answers_after);
+            let (header, body) = (call.header(), call.body());
+            let texts = body.deserialize::<(String, String)>().map(|(first, second)| vec![first, second]);
+            let texts = texts.or_else(|_| body.deserialize().map(|only: String| vec![only])).unwrap_or_default();
+            let member = header.member().unwrap().as_str();
+            _ = match answer(member, &texts, &mut sources.lock().unwrap()) {
+                Ok(Value::Null) => Ok(()),
+                Ok(Value::Bool(yes)) => bus.reply(&header, &yes),
+                Ok(value) => bus.reply(&header, &value.as_str().unwrap()),
+                Err(said) => bus.reply_error(&header, "org.fedoraproject.FirewallD1.Exception", &said),
+            };
+        }
+    });
+}
+
+/// As `firewall/core/fw_zone.py` and `firewall/server/firewalld.py` answer. Error: what its exception says; null: it
+/// does not answer.
+fn answer(member: &str, texts: &[String], sources: &mut BTreeMap<String, String>) -> Result<Value, String> {
+    if let ("getZoneOfSource", [source]) = (member, texts) {
         return Ok(sources.get(source).cloned().unwrap_or_default().into());
     }
-    let [zone, source] = &call.texts[..] else { return Err(format!("what is {}?", call.member)) };
-    if !["trusted", "public"].contains(&zone.as_str()) {
+    let [zone, source] = texts else { return Err(format!("what is {member}?")) };
+    if !["trusted", "public", "mute"].contains(&zone.as_str()) {
         return Err(format!("INVALID_ZONE: {zone}"));
     }
-    match (call.member.as_str(), sources.get(source)) {
+    match (member, sources.get(source)) {
         ("querySource", has) => return Ok((has == Some(zone)).into()),
+        ("addSource", None) if zone == "mute" => return Ok(Value::Null),
         ("addSource", Some(has)) if has == zone => return Err(format!("ZONE_ALREADY_SET: '{source}' in '{zone}'")),
         ("removeSource", None) => return Err(format!("UNKNOWN_SOURCE: '{source}' is not in any zone")),
         (_, Some(has)) if has != zone => return Err(format!("ZONE_CONFLICT: '{source}' already bound to a zone")),
         ("addSource", _) => _ = sources.insert(source.clone(), zone.clone()),
         ("removeSource", _) => _ = sources.remove(source),
-        _ => return Err(format!("what is {}?", call.member)),
+        _ => return Err(format!("what is {member}?")),
     }
     Ok(zone.clone().into())
-}
-
-/// A program on the bus, as far as it takes to be called with texts. The bus refuses who does not keep to the format.
-struct Peer(UnixStream);
-
-/// A message with texts, or none.
-struct Incoming {
-    is_call: bool,
-    serial: u32,
-    sender: String,
-    member: String,
-    texts: Vec<String>,
-}
-
-impl Peer {
-    fn join(mut stream: UnixStream) -> Self {
-        stream.write_all(b"\0AUTH EXTERNAL 30\r\n").unwrap();
-        let mut line = Vec::new();
-        while !line.ends_with(b"\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).unwrap();
-            line.push(byte[0]);
-        }
-        assert!(line.starts_with(b"OK"), "{}", String::from_utf8_lossy(&line));
-        stream.write_all(b"BEGIN\r\n").unwrap();
-        let mut peer = Self(stream);
-        let bus = "org.freedesktop.DBus";
-        let to_bus = |member| [(1, 'o', "/org/freedesktop/DBus"), (2, 's', bus), (3, 's', member), (6, 's', bus)];
-        peer.send(1, &to_bus("Hello"), None, "", &[]);
-        peer.send(1, &to_bus("RequestName"), None, "su", &{
-            let mut body = text("org.fedoraproject.FirewallD1");
-            body.resize(body.len().next_multiple_of(4) + 4, 0);
-            body
-        });
-        // Hello's answer, the two names' signals, and the answer that the name is its own.
-        for _ in 0..4 {
-            assert!(!peer.receive().unwrap().is_call);
-        }
-        peer
-    }
-
-    fn reply(&mut self, call: &Incoming, answer: Result<Value, String>) {
-        let to = (6, 's', call.sender.as_str());
-        let serial = Some(call.serial);
-        match answer {
-            Ok(Value::Bool(yes)) => self.send(2, &[to], serial, "b", &u32::from(yes).to_le_bytes()),
-            Ok(value) => self.send(2, &[to], serial, "s", &text(value.as_str().unwrap())),
-            Err(said) => {
-                let name = (4, 's', "org.fedoraproject.FirewallD1.Exception");
-                self.send(3, &[to, name], serial, "s", &text(&said));
-            }
-        }
-    }
-
-    fn send(&mut self, kind: u8, fields: &[(u8, char, &str)], of: Option<u32>, signature: &str, body: &[u8]) {
-        let mut list = Vec::new();
-        for (code, of_type, value) in fields {
-            list.resize(list.len().next_multiple_of(8), 0);
-            list.extend([*code, 1, *of_type as u8, 0]);
-            list.extend(text(value));
-        }
-        if let Some(serial) = of {
-            list.resize(list.len().next_multiple_of(8), 0);
-            list.extend([5, 1, b'u', 0]);
-            list.extend(serial.to_le_bytes());
-        }
-        if !signature.is_empty() {
-            list.resize(list.len().next_multiple_of(8), 0);
-            list.extend([8, 1, b'g', 0, u8::try_from(signature.len()).unwrap()]);
-            list.extend(signature.bytes().chain([0]));
-        }
-        let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap().to_le_bytes();
-        let mut message = vec![b'l', kind, 0, 1];
-        message.extend(length(body));
-        message.extend(7_u32.to_le_bytes());
-        message.extend(length(&list));
-        message.extend(list);
-        message.resize(message.len().next_multiple_of(8), 0);
-        message.extend(body);
-        _ = self.0.write_all(&message);
-    }
-
-    /// `None`: the bus has ended.
-    fn receive(&mut self) -> Option<Incoming> {
-        let mut fixed = [0; 16];
-        self.0.read_exact(&mut fixed).ok()?;
-        assert_eq!(fixed[0], b'l', "the machine's own byte order");
-        let fields_len = number(&fixed, 12);
-        let mut rest = vec![0; fields_len.next_multiple_of(8) + number(&fixed, 4)];
-        self.0.read_exact(&mut rest).ok()?;
-        let body = rest.split_off(fields_len.next_multiple_of(8));
-        let mut incoming = Incoming {
-            is_call: fixed[1] == 1,
-            serial: u32::from_le_bytes(fixed[8..12].try_into().unwrap()),
-            sender: String::new(),
-            member: String::new(),
-            texts: Vec::new(),
-        };
-        let (mut at, mut texts) = (0, 0);
-        while at < fields_len {
-            at = at.next_multiple_of(8);
-            let (code, of_type) = (rest[at], rest[at + 2]);
-            at += 4;
-            match of_type {
-                b'g' => {
-                    texts = rest[at + 1..][..usize::from(rest[at])].iter().filter(|c| **c == b's').count();
-                    at += usize::from(rest[at]) + 2;
-                }
-                b'u' => at += 4,
-                _ => {
-                    let value = text_at(&rest, at);
-                    at += value.len() + 5;
-                    match code {
-                        3 => incoming.member = value,
-                        7 => incoming.sender = value,
-                        _ => {}
-                    }
-                }
-            }
-        }
-        let mut at = 0_usize;
-        for _ in 0..texts {
-            at = at.next_multiple_of(4);
-            incoming.texts.push(text_at(&body, at));
-            at += incoming.texts.last().unwrap().len() + 5;
-        }
-        Some(incoming)
-    }
-}
-
-fn text(text: &str) -> Vec<u8> {
-    let mut bytes = u32::try_from(text.len()).unwrap().to_le_bytes().to_vec();
-    bytes.extend(text.bytes().chain([0]));
-    bytes
-}
-
-fn text_at(bytes: &[u8], at: usize) -> String {
-    String::from_utf8(bytes[at + 4..][..number(bytes, at)].to_vec()).unwrap()
-}
-
-fn number(bytes: &[u8], at: usize) -> usize {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()).try_into().unwrap()
 }
 
 fn list(sources: &Sources) -> Vec<String> {
@@ -432,10 +320,187 @@ fn without_it_the_host_decides_and_by_name_it_is_an_error() {
         auto.call(&pod, &result).add().ok();
         auto.call(&pod, &result).check().ok();
         assert!(elements(&host, "ip", "fw-firewalld").is_empty());
-        // It is stopped between ADD and DEL: its sources are gone with it.
+        // Nothing of the pod is there: nobody is asked.
         drop(_bus);
         auto.bare(&pod).del().ok();
         assert!(elements(&host, "ip", "fw-pods").is_empty());
+    });
+}
+
+#[test]
+fn what_was_stopped_has_forgotten_its_sources() {
+    case(|| {
+        let host = Host::new();
+        let chain = Chain::new(&host, json!({}));
+        for has_bus in [false, true] {
+            let bus = Bus::start(&host);
+            let sources = firewalld(&host);
+            let pod = host.pod();
+            chain.add(&pod);
+            assert_eq!(list(&sources).len(), 2);
+            drop(bus);
+            let _bus = if has_bus { Some(Bus::start(&host)) } else { None };
+            if !has_bus {
+                host.run(&format!("rm {SOCKET}"));
+            }
+            chain.bare(&pod).del().ok();
+            assert!(elements(&host, "ip", "fw-firewalld").is_empty());
+        }
+    });
+}
+
+#[test]
+fn del_keeps_what_it_cannot_ask_for() {
+    case(|| {
+        let host = Host::new();
+        let bus = Bus::start(&host);
+        let sources = firewalld(&host);
+        let chain = Chain::new(&host, json!({}));
+        let pod = host.pod();
+        let result = chain.add(&pod);
+        let stale = json!({ "cniVersion": "1.1.0", "cni.dev/valid-attachments": [] });
+        let gc = || host.plugin("firewall").verb("GC").config(&with(&chain.firewall, stale.clone())).run();
+        let is_kept = || {
+            assert_eq!(elements(&host, "ip", "fw-firewalld"), [address(&result, 4)]);
+            assert_eq!(elements(&host, "ip6", "fw-firewalld"), [address(&result, 6)]);
+        };
+        // A socket at which nobody listens: a bus that has died.
+        drop(bus);
+        chain.bare(&pod).del().failure().is(999, "whether firewalld runs|refused");
+        gc().failure().is(999, "whether firewalld runs");
+        is_kept();
+        // A bus that does not say who is there.
+        let bus =
+            Bus::with_policy(&host, r#"<deny send_interface="org.freedesktop.DBus" send_member="GetNameOwner"/>"#);
+        chain.bare(&pod).del().failure().is(999, "whether firewalld runs|AccessDenied");
+        is_kept();
+        // One that does not let the question through.
+        drop(bus);
+        let bus = Bus::with_policy(
+            &host,
+            r#"<deny send_interface="org.fedoraproject.FirewallD1.zone" send_member="removeSource"/>"#,
+        );
+        join(&host, Arc::clone(&sources), Duration::ZERO);
+        chain.bare(&pod).del().failure().is(999, "failed to take|AccessDenied");
+        is_kept();
+        drop(bus);
+        let _bus = Bus::start(&host);
+        join(&host, Arc::clone(&sources), Duration::ZERO);
+        chain.bare(&pod).del().ok();
+        assert_eq!(list(&sources), [""; 0]);
+        assert!(elements(&host, "ip", "fw-firewalld").is_empty());
+    });
+}
+
+#[test]
+fn add_without_an_answer_is_told() {
+    case(|| {
+        let host = Host::new();
+        let _bus =
+            Bus::with_policy(&host, r#"<deny send_interface="org.freedesktop.DBus" send_member="GetNameOwner"/>"#);
+        let chain = Chain::new(&host, json!({}));
+        let pod = host.pod();
+        let result = chain.connect(&pod);
+        let reply = chain.call(&pod, &result).add();
+        assert!(reply.ok().stderr.contains("whether firewalld runs"), "{reply}");
+        let explicit = chain.with(json!({ "backend": "firewalld" }));
+        explicit.call(&pod, &result).add().failure().is(999, "firewalld|AccessDenied");
+    });
+}
+
+#[test]
+fn an_administrators_own_source_is_not_taken_over() {
+    case(|| {
+        let host = Host::new();
+        let _bus = Bus::start(&host);
+        let sources = firewalld(&host);
+        let chain = Chain::new(&host, json!({}));
+        let pod = host.pod();
+        let result = chain.connect(&pod);
+        let theirs = format!("{}/32", address(&result, 4));
+        sources.lock().unwrap().insert(theirs.clone(), "trusted".to_owned());
+        let call = || chain.call(&pod, &result);
+        assert!(!call().stdout(tests::plugin::full()).add().status.success());
+        assert_eq!(list(&sources), [format!("{theirs} trusted")]);
+        call().add().ok();
+        call().add().ok();
+        call().check().ok();
+        call().del().ok();
+        assert_eq!(list(&sources), [format!("{theirs} trusted")]);
+    });
+}
+
+#[test]
+fn a_source_that_was_moved_since_stays_there() {
+    case(|| {
+        let host = Host::new();
+        let _bus = Bus::start(&host);
+        let sources = firewalld(&host);
+        let chain = Chain::new(&host, json!({}));
+        let pod = host.pod();
+        let result = chain.add(&pod);
+        let moved = format!("{}/32", address(&result, 4));
+        sources.lock().unwrap().insert(moved.clone(), "public".to_owned());
+        chain.bare(&pod).del().ok();
+        assert_eq!(list(&sources), [format!("{moved} public")]);
+        assert!(elements(&host, "ip", "fw-firewalld").is_empty());
+    });
+}
+
+#[test]
+fn status_knows_the_zones() {
+    case(|| {
+        let host = Host::new();
+        let _bus = Bus::start(&host);
+        let _sources = firewalld(&host);
+        let status = |zone: &str| {
+            let keys = json!({ "cniVersion": "1.1.0", "firewalldZone": zone });
+            host.plugin("firewall").verb("STATUS").config(&with(&crate::firewall::config(), keys)).run()
+        };
+        status("public").ok();
+        status("nosuch").failure().is(50, "\"nosuch\"|INVALID_ZONE|--get-zones");
+    });
+}
+
+#[test]
+fn a_firewalld_that_hangs_is_named_with_what_it_did_not_answer() {
+    case(|| {
+        let host = Host::new();
+        let _bus = Bus::start(&host);
+        let sources = firewalld(&host);
+        let chain = Chain::new(&host, json!({ "firewalldZone": "mute" }));
+        let pod = host.pod();
+        let result = chain.connect(&pod);
+        let reply = chain.call(&pod, &result).add();
+        reply.failure().is(11, "into its zone \"mute\"|addSource within 10s|hangs|systemctl status firewalld dbus");
+        assert!(reply.time < Duration::from_secs(13), "{:?}", reply.time);
+        assert_eq!(list(&sources), [""; 0]);
+        assert!(elements(&host, "ip", "fw-firewalld").is_empty());
+    });
+}
+
+#[test]
+fn waiting_for_other_calls_takes_nothing_from_firewallds_time() {
+    case(|| {
+        let host = Host::new();
+        let _bus = Bus::start(&host);
+        let sources = Sources::default();
+        join(&host, Arc::clone(&sources), Duration::from_millis(950));
+        let chain = Chain::new(&host, json!({}));
+        let (first, pod) = (host.pod(), host.pod());
+        chain.add(&first);
+        let result = chain.connect(&pod);
+        let files = host.files("/run/oxbridge");
+        let path = format!("/run/oxbridge/{}", files.iter().find(|name| name.starts_with("firewall-")).unwrap());
+        let lock = host.enter(|| Flock::lock(File::open(&path).unwrap(), FlockArg::LockExclusive).unwrap());
+        thread::spawn(move || {
+            thread::sleep(Duration::from_millis(7000));
+            drop(lock);
+        });
+        let reply = chain.call(&pod, &result).add();
+        reply.ok();
+        assert!(reply.time > Duration::from_secs(10), "{:?}", reply.time);
+        assert_eq!(list(&sources).len(), 4);
     });
 }
 
@@ -476,4 +541,42 @@ fn a_bus_that_never_answers_is_not_waited_for_long() {
         reply.ok();
         assert!(reply.time < Duration::from_secs(2), "{:?}", reply.time);
     });
+}
+
+#[test]
+fn a_bus_that_takes_no_connection_is_not_waited_for_long() {
+    case(|| {
+        let host = Host::new();
+        let bus = Bus::start(&host);
+        let _sources = firewalld(&host);
+        let chain = Chain::new(&host, json!({}));
+        let pod = host.pod();
+        let result = chain.add(&pod);
+        drop(bus);
+        host.run(&format!("rm {SOCKET}"));
+        let _full = host.enter(full_queue);
+        let reply = chain.call(&pod, &result).add();
+        reply.failure().is(11, "whether firewalld runs|connect within 10s|hangs");
+        assert!(reply.time < Duration::from_secs(13), "{:?}", reply.time);
+        chain.bare(&pod).del().failure().is(11, "connect within 10s");
+        assert_eq!(elements(&host, "ip", "fw-firewalld"), [address(&result, 4)]);
+    });
+}
+
+/// A bus that hangs so long already that no more fit into its queue.
+fn full_queue() -> Vec<OwnedFd> {
+    let address = UnixAddr::new(SOCKET).unwrap();
+    let new = || socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).unwrap();
+    let bus = new();
+    bind(bus.as_raw_fd(), &address).unwrap();
+    listen(&bus, Backlog::new(1).unwrap()).unwrap();
+    let mut all = vec![bus];
+    loop {
+        let socket = new();
+        let result = connect(socket.as_raw_fd(), &address);
+        all.push(socket);
+        if result.is_err() {
+            return all;
+        }
+    }
 }
