@@ -561,13 +561,13 @@ fn rules_of_iptables_are_understood() {
 
 const IFB: NewIfb<'_> = NewIfb { name: "bwptest0", mac: [2, 0, 0, 0, 0, 7], mtu: 1400 };
 
-/// A link with a pair's other end in the same namespace, and an ifb.
-fn shaped_links(socket: &mut Socket) -> (u32, u32) {
+/// A link of a pair, an ifb, and the namespace of the pair's other end, with which the link goes.
+fn shaped_links(socket: &mut Socket) -> (u32, u32, File) {
     let bridge = bridge(socket);
     let pod = new_namespace();
     let link = pair(socket, bridge, &pod).index;
     link::create_ifb(socket, &IFB).unwrap();
-    (link, link::by_name(socket, IFB.name).unwrap().unwrap().index)
+    (link, link::by_name(socket, IFB.name).unwrap().unwrap().index, pod)
 }
 
 fn redirects(socket: &mut Socket, link: u32) -> Vec<u32> {
@@ -582,7 +582,7 @@ fn an_ifb_is_as_asked_for() {
         let mut socket = Socket::open(Protocol::Route).unwrap();
         assert_eq!(link::has_ifb(&mut socket), Ok(true));
         assert_eq!(json("ip", &["-j", "link"]).as_array().unwrap().len(), 1, "asking makes nothing");
-        let (_, ifb) = shaped_links(&mut socket);
+        let (_, ifb, _pod) = shaped_links(&mut socket);
         let seen = &json("ip", &["-j", "-d", "link", "show", IFB.name])[0];
         assert_eq!((&seen["address"], &seen["mtu"]), (&"02:00:00:00:00:07".into(), &1400.into()));
         assert_eq!((&seen["linkinfo"]["info_kind"], &seen["txqlen"]), (&"ifb".into(), &Value::Null), "{seen}");
@@ -596,7 +596,7 @@ fn an_ifb_is_as_asked_for() {
 fn a_token_bucket_filter_is_as_asked_for() {
     in_namespace(|| {
         let mut socket = Socket::open(Protocol::Route).unwrap();
-        let (link, _) = shaped_links(&mut socket);
+        let (link, _, _pod) = shaped_links(&mut socket);
         assert_eq!(tc::root(&mut socket, link), Ok(None));
         assert_eq!(tc::has_tbf(&mut socket, link), Ok(true));
         assert_eq!(tc::root(&mut socket, link), Ok(None), "asking makes nothing");
@@ -638,7 +638,7 @@ fn a_token_bucket_filter_is_as_asked_for() {
 fn what_a_link_receives_is_redirected_by_one_action() {
     in_namespace(|| {
         let mut socket = Socket::open(Protocol::Route).unwrap();
-        let (link, ifb) = shaped_links(&mut socket);
+        let (link, ifb, _pod) = shaped_links(&mut socket);
         assert_eq!((tc::ingress(&mut socket, link), redirects(&mut socket, link)), (Ok(None), vec![]));
         let mut request = Request::new();
         tc::push_ingress(&mut request, link);
