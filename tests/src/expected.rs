@@ -8,6 +8,44 @@ pub fn reason(test: &str) -> Option<&'static str> {
 /// A reason, and the tests that fail for it.
 pub const FAILURES: &[(&str, &[&str])] = &[
     (
+        "firewall knows iptables alone: it needs both programs, and does not look at what else drops",
+        &[
+            "firewall_backend::a_program_that_cannot_be_started_is_not_one_that_is_missing",
+            "firewall_backend::rules_in_either_place_do_where_nothing_drops",
+            "firewall_backend::x_tables_that_nobody_can_read_are_said_to_be_there",
+            "firewall_policy::a_set_of_another_type_is_said_to_be_one",
+            "firewall_policy::what_is_mended_is_there_once",
+        ],
+    ),
+    (
+        "firewall's rules have no owner, and a jump counts whatever its conditions",
+        &[
+            "firewall_backend::a_jump_with_conditions_is_none",
+            "firewall_life::a_late_del_leaves_the_references_rules_to_its_new_pod",
+            "firewall_life::an_administrators_rule_about_a_pod_is_not_the_references",
+        ],
+    ),
+    (
+        "firewalld may answer what it likes, or nothing, for as long as it likes; sources have no owner",
+        &[
+            "firewall_firewalld::a_bus_that_takes_no_connection_is_not_waited_for_long",
+            "firewall_firewalld::a_firewalld_that_hangs_is_named_with_what_it_did_not_answer",
+            "firewall_firewalld::a_source_that_was_moved_since_stays_there",
+            "firewall_firewalld::add_without_an_answer_is_told",
+            "firewall_firewalld::an_administrators_own_source_is_not_taken_over",
+            "firewall_firewalld::del_keeps_what_it_cannot_ask_for",
+            "firewall_firewalld::status_knows_the_zones",
+            "firewall_firewalld::waiting_for_other_calls_takes_nothing_from_firewallds_time",
+        ],
+    ),
+    (
+        "policies are never taken back, and hold between a bridge's ports only with br_netfilter",
+        &[
+            "firewall_policy::a_second_add_takes_the_place_of_the_first",
+            "firewall_policy::isolated_pods_are_so_from_all_pods_of_their_bridge",
+        ],
+    ),
+    (
         "1.1.1 is older than CNI 1.1.0: no GC, no STATUS, no route attributes",
         &[
             "chain_del::gc_of_bandwidth_takes_exactly_the_stale",
