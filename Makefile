@@ -9,7 +9,7 @@ TEST    ?=
 export PREFIX DESTDIR TARGET
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall demo test e2e lint bench fuzz prerequisites clean help
+.PHONY: build install uninstall demo test e2e faults lint bench fuzz prerequisites clean help
 
 build: ## build the plugins, static, into bin/ (TARGET=aarch64-unknown-linux-musl: into bin/TARGET/)
 	@scripts/build $(TARGET)
@@ -32,6 +32,11 @@ e2e: ## run the end-to-end tests alone; TEST=name runs one with its log, PEER=di
 	@scripts/prerequisites
 	@scripts/build
 	@scripts/e2e $(if $(filter command line,$(origin PEER)),--peer "$(PEER)") $(TEST)
+
+faults: ## kill each plugin at every system call, and let every one fail (half an hour; TEST=name: some)
+	@scripts/prerequisites tools
+	@scripts/build
+	@scripts/faults $(TEST)
 
 lint: ## check the format and the lints
 	@scripts/lint
