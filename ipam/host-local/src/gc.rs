@@ -56,7 +56,7 @@ fn collect(locked: &mut Locked<'_>, valid: &[ValidAttachment]) -> Result<Vec<sto
         }
     }
     for identity in locked.records() {
-        if !speaks_for_any(locked, &identity) {
+        if !locked.speaks_for_any(&identity) {
             errors.extend(locked.remove_record(&identity).err());
         }
     }
@@ -67,17 +67,6 @@ fn collect(locked: &mut Locked<'_>, valid: &[ValidAttachment]) -> Result<Vec<sto
 fn is_valid(owner: &Owner, valid: &[ValidAttachment]) -> bool {
     let same_ifname = |ifname: &str| owner.ifname.as_deref().is_none_or(|own| own == ifname);
     valid.iter().any(|a| a.container_id == owner.container_id && same_ifname(&a.ifname))
-}
-
-/// Whether one of the record's reservations is still the one it was made with.
-fn speaks_for_any(locked: &Locked<'_>, identity: &str) -> bool {
-    let Some(record) = locked.record(identity) else { return false };
-    record.addresses.iter().any(|a| match locked.read(a.ip) {
-        Ok(Some(reservation)) => reservation.stamp == a.stamp,
-        Ok(None) => false,
-        // Unreadable: not shown to be stale.
-        Err(_) => true,
-    })
 }
 
 #[cfg(test)]

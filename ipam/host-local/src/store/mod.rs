@@ -192,6 +192,15 @@ impl Locked<'_> {
         Ok(held)
     }
 
+    /// Some addresses that have an owner, at most `wanted`; who goes on asking, in this process or the next, sees all.
+    /// None where no index can be kept.
+    pub(crate) fn look_round(&mut self, wanted: usize) -> Vec<IpAddr> {
+        match &mut self.known {
+            Known::Index(index) => index.look_round(wanted).unwrap_or_default(),
+            Known::Scanned(_) => Vec::new(),
+        }
+    }
+
     /// The reservation of an address; `None`: it is free.
     pub(crate) fn read(&self, ip: IpAddr) -> Result<Option<Reservation>, Error> {
         let path = self.store.path_of(ip);
@@ -298,6 +307,17 @@ impl Locked<'_> {
         Record::read(&self.store.own.join(identity))
     }
 
+    /// Whether one of the record's reservations is still the one that it was made with.
+    pub(crate) fn speaks_for_any(&self, identity: &str) -> bool {
+        let Some(record) = self.record(identity) else { return false };
+        record.addresses.iter().any(|a| match self.read(a.ip) {
+            Ok(Some(reservation)) => reservation.stamp == a.stamp,
+            Ok(None) => false,
+            // Unreadable: not shown to be stale.
+            Err(_) => true,
+        })
+    }
+
     pub(crate) fn write_record(&self, identity: &str, record: &Record) -> Result<(), Error> {
         let path = self.store.own.join(identity);
         record.write(&path, &self.store.temporary()).map_err(|e| io_error("write", &path, e))?;
@@ -334,22 +354,24 @@ impl Locked<'_> {
     /// Opens the index if it is fresh; reads the folder and builds it anew otherwise.
     fn load(&mut self) -> Result<(), Error> {
         let folder = mtime(&self.store.folder).map_err(|e| io_error("inspect", &self.store.folder, e))?;
-        if let Some(index) = Index::open(&self.store.index_path())
+        let found = Index::open(&self.store.index_path());
+        let next = found.as_ref().map_or(0, Index::next);
+        if let Some(index) = found
             && index.is_fresh(folder, self.boot)
         {
             self.known = Known::Index(index);
             return Ok(());
         }
         let entries = self.scan()?;
-        self.known = self.rebuild(entries);
+        self.known = self.rebuild(entries, next);
         self.changed = true;
         self.commit();
         Ok(())
     }
 
-    fn rebuild(&self, entries: Vec<(Key, IpAddr)>) -> Known {
+    fn rebuild(&self, entries: Vec<(Key, IpAddr)>, next: u32) -> Known {
         let Some(boot) = self.boot else { return Known::Scanned(entries) };
-        match Index::create(&self.store.index_path(), &self.store.temporary(), &entries, boot) {
+        match Index::create(&self.store.index_path(), &self.store.temporary(), &entries, boot, next) {
             Ok(index) => Known::Index(index),
             Err(_) => Known::Scanned(entries),
         }
@@ -371,7 +393,7 @@ impl Locked<'_> {
             && index.is_crowded(1)
             && let Ok(entries) = index.entries()
         {
-            self.known = self.rebuild(entries);
+            self.known = self.rebuild(entries, index.next());
         }
         match &mut self.known {
             Known::Index(index) => {

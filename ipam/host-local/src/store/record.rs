@@ -80,6 +80,11 @@ impl Record {
         self.addresses.iter().any(|a| a.ip == ip && a.stamp == stamp)
     }
 
+    /// By the present clock; `None`: made in the future, before a clock was set back.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        SystemTime::now().duration_since(self.made_at()).ok()
+    }
+
     pub(crate) fn made_at(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(self.time)).unwrap_or(SystemTime::UNIX_EPOCH)
     }
