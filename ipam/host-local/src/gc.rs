@@ -11,7 +11,10 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     let Some(valid) = call.valid_attachments()? else {
         return Ok(());
     };
-    let store = Store::new(&config::store_root(call), &call.network).map_err(crate::failed)?;
+    let Ok(store) = Store::new(&config::store_root(call), &call.network) else {
+        // Under such a name nothing can have been reserved.
+        return Ok(());
+    };
     let Some(mut locked) = store.lock_existing().map_err(crate::failed)? else {
         return Ok(());
     };

@@ -78,7 +78,7 @@ impl Key {
 impl Index {
     /// Opens an index that is whole and of this version; `None` where there is none, whatever else is there.
     pub(crate) fn open(path: &Path) -> Option<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
+        let file = fsutil::open_plain(path, OpenOptions::new().read(true).write(true)).ok()?;
         let mut header = [0; HEADER];
         file.read_exact_at(&mut header, 0).ok()?;
         let u32_at = |at: usize| u32::from_le_bytes(array(&header[at..at + 4]));
