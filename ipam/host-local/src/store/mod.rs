@@ -179,7 +179,7 @@ impl Store {
     }
 
     fn locked(&self, lock: Option<Lock>, has_own: bool) -> Result<Locked<'_>, Error> {
-        let boot = boot_id().and_then(|id| u128::from_str_radix(&id.replace('-', ""), 16).ok());
+        let boot = host::boot::id().and_then(|id| u128::from_str_radix(&id.replace('-', ""), 16).ok());
         let boot = boot.filter(|_| has_own).map(u128::to_le_bytes);
         let mut locked =
             Locked { store: self, _lock: lock, has_own, known: Known::Scanned(Vec::new()), boot, changed: false };
@@ -474,12 +474,6 @@ impl Drop for Locked<'_> {
             self.commit();
         }
     }
-}
-
-/// The kernel's id of this boot, read once.
-pub(crate) fn boot_id() -> Option<&'static str> {
-    static ID: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-    ID.get_or_init(host::boot::id).as_deref()
 }
 
 fn find_in(entries: &[(Key, IpAddr)], key: Key) -> Vec<IpAddr> {

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use host::fsutil;
+use plugin::liveness::Trace;
 use serde::{Deserialize, Serialize};
 
 use super::reservation::FileStamp;
@@ -82,11 +83,19 @@ impl Record {
 
     /// By the present clock; `None`: made in the future, before a clock was set back.
     pub(crate) fn age(&self) -> Option<Duration> {
-        SystemTime::now().duration_since(self.made_at()).ok()
+        SystemTime::now().duration_since(self.trace().made_at).ok()
     }
 
-    pub(crate) fn made_at(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(self.time)).unwrap_or(SystemTime::UNIX_EPOCH)
+    /// What it tells of where and when it was made.
+    pub(crate) fn trace(&self) -> Trace<'_> {
+        let since_epoch = Duration::from_secs(self.time);
+        Trace {
+            netns: &self.netns,
+            netns_cookie: self.netns_cookie,
+            boot_id: self.boot_id.as_deref(),
+            made_at: SystemTime::UNIX_EPOCH.checked_add(since_epoch).unwrap_or(SystemTime::UNIX_EPOCH),
+            by_bridge: self.plugin.as_deref() == Some("bridge"),
+        }
     }
 }
 
