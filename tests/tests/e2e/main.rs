@@ -35,6 +35,7 @@ mod flannel_del;
 mod flannel_gc_status;
 mod gc_status;
 mod host_local;
+mod host_local_faults;
 mod host_local_heal;
 mod layer2;
 mod loopback;
