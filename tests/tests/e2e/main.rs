@@ -6,6 +6,7 @@
 mod announce;
 mod bandwidth_add;
 mod bandwidth_rate;
+mod bandwidth_reclaim;
 mod bandwidth_verbs;
 mod bridge_add;
 mod bridge_check;
