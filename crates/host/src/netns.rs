@@ -1,9 +1,9 @@
 //! Network namespaces: opening them by path, telling them apart, working inside one.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -52,7 +52,8 @@ impl NetNs {
     /// Opens the namespace at `path` (a bind mount, or a file below `/proc/<pid>`).
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref().to_owned();
-        let file = match File::open(&path) {
+        // A FIFO would be waited for until somebody writes into it.
+        let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::NotFound(path)),
             Err(source) => return Err(Error::Io { action: "open", path, source }),
@@ -167,6 +168,15 @@ mod tests {
         let error = NetNs::open(file.path()).unwrap_err();
         assert!(matches!(error, Error::NotANamespace { .. }), "{error}");
         assert!(error.to_string().contains("unknown FS magic on"), "{error}");
+    }
+
+    #[test]
+    fn nobody_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(matches!(NetNs::open(&fifo), Err(Error::NotANamespace { .. })));
+        assert!(matches!(NetNs::open(dir.path()), Err(Error::NotANamespace { .. })));
     }
 
     #[test]
