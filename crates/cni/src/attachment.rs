@@ -56,7 +56,8 @@ impl Attachment {
         mac
     }
 
-    /// Alias of the host's end, for people and for telling ours from others': at most 255 bytes.
+    /// Alias of the host's end, for people and for telling ours from others': at most 255 bytes, without control
+    /// characters (`ip` prints it as it is).
     pub fn alias(&self) -> String {
         self.alias_of(MAX_ALIAS)
     }
@@ -68,7 +69,7 @@ impl Attachment {
 
     fn alias_of(&self, max: usize) -> String {
         let text = format!("oxbridge {} {} {} {}", self.identity_hex(), self.network, self.container_id, self.ifname);
-        truncated(text, max)
+        truncated(text.replace(char::is_control, "?"), max)
     }
 
     /// Comment of an nftables element: the identity's 32 hex digits, then what people want to know. At most 127 bytes,
@@ -171,6 +172,8 @@ mod tests {
         assert_eq!(a.comment().len(), 127);
         let a = attachment("n", "c", "ä\"b\\'\u{7f}");
         assert!(a.comment().ends_with(" n c ??b???"));
+        let a = attachment("n", "c", "ä\u{1b}[31m");
+        assert!(a.alias().ends_with(" n c ä?[31m"));
         let a = attachment(&"ä".repeat(200), "c", "e");
         assert!(a.alias().len() >= 254);
     }
