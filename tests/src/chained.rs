@@ -128,6 +128,23 @@ impl<'h> Chain<'h> {
         }
     }
 
+    /// DEL of all as runtimes repeat it: what fails is asked once more. What the failed ones said.
+    ///
+    /// # Panics
+    /// When one fails twice.
+    pub fn del_until_done(&self, pod: &Pod, result: &Value) -> Vec<String> {
+        let del = |plugin| self.call(plugin).pod(pod).config_with(plugin, result).del();
+        let mut errors = Vec::new();
+        for plugin in self.plugins.iter().rev() {
+            let reply = del(plugin);
+            if !reply.status.success() {
+                errors.push(reply.failure().msg);
+                del(plugin).ok();
+            }
+        }
+        errors
+    }
+
     /// GC of all, the last one first. `null`: without a list.
     ///
     /// # Panics

@@ -60,4 +60,5 @@ mod tuning_sysctl;
 mod tuning_verbs;
 mod turns;
 mod undo;
+mod upgrade_ports;
 mod vlan;
