@@ -89,6 +89,11 @@ impl<'h> Chain<'h> {
         Self { host: self.host, suite: self.suite, plugins }
     }
 
+    /// Where it is.
+    pub fn host(&self) -> &'h Host {
+        self.host
+    }
+
     /// A call of one of the plugins; the config is still missing.
     pub fn call(&self, plugin: &Value) -> Call<'h> {
         let name = plugin["type"].as_str().unwrap();

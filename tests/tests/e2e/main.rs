@@ -18,6 +18,7 @@ mod chain_del;
 mod chain_undo;
 mod chain_upgrade;
 mod chain_verbs;
+mod check_matrix;
 mod chroot;
 mod coexistence;
 mod config_errors;
