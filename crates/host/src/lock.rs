@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -103,7 +103,7 @@ impl Lock {
 fn file_in_namespace(name: &str) -> Option<PathBuf> {
     let path = crate::run::path(name)?;
     // Opened twice, here and by whoever locks it, only where it is missing.
-    let writable = path.exists() || fs::OpenOptions::new().create(true).append(true).open(&path).is_ok();
+    let writable = path.exists() || fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path).is_ok();
     writable.then_some(path)
 }
 

@@ -11,7 +11,7 @@ mod owner;
 pub mod spoof;
 mod value;
 
-pub use owner::{is_owned, is_owner, is_stale};
+pub use owner::{is_owned, is_owner};
 pub use value::{bytes, mask, name_key};
 
 use std::time::{Duration, Instant};
