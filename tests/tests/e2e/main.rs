@@ -37,6 +37,8 @@ mod flannel_del;
 mod flannel_gc_status;
 mod gc_status;
 mod host_local;
+mod host_local_faults;
+mod host_local_heal;
 mod layer2;
 mod loopback;
 mod macspoof;
