@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -83,27 +83,18 @@ impl Lock {
     }
 }
 
-/// Only root may look into it: a lock that anyone can open, anyone can hold.
-const FOLDER: &str = "/run/oxbridge";
-const NAMESPACE: &str = "/proc/thread-self/ns/net";
-
 impl Lock {
     /// Locks what has this name in the network namespace of the calling thread; as [`Lock::exclusive`].
     pub fn in_namespace(name: &str, wait: Duration) -> Result<Self, Error> {
         // Without a /run of its own (a chroot) the namespace's file serves: it is there for all who share the namespace.
-        let path = file_in_namespace(name).unwrap_or_else(|| PathBuf::from(NAMESPACE));
+        let path = file_in_namespace(name).unwrap_or_else(|| PathBuf::from(crate::run::NAMESPACE));
         Self::exclusive(&path, 0o600, wait)
     }
 }
 
-/// Named after the namespace, which may be one of several that share a /run.
+/// The file to lock, which is there: an empty one is left behind.
 fn file_in_namespace(name: &str) -> Option<PathBuf> {
-    let namespace = fs::metadata(NAMESPACE).ok()?.ino();
-    let folder = Path::new(FOLDER);
-    if !folder.is_dir() {
-        fs::DirBuilder::new().mode(0o700).create(folder).ok().or_else(|| folder.is_dir().then_some(()))?;
-    }
-    let path = folder.join(format!("{name}-{namespace}"));
+    let path = crate::run::path(name)?;
     // Opened twice, here and by whoever locks it, only where it is missing.
     let writable = path.exists() || fs::OpenOptions::new().create(true).append(true).open(&path).is_ok();
     writable.then_some(path)
