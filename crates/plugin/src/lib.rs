@@ -1,5 +1,7 @@
 //! What is the same in every plugin, between the protocol and the host it runs on.
 
+pub mod host_end;
+
 use std::process::ExitCode;
 
 use cni::{Call, Error, Plugin, Version, code};

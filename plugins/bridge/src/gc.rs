@@ -40,7 +40,7 @@ fn remove_rules(call: &Call, alive: &HashSet<String>) -> Result<(), Error> {
     };
     let is_stale =
         |element: &Element| element.comment.as_deref().is_some_and(|c| ruleset::is_stale(c, &call.network, alive));
-    ruleset::remove(&mut nft, rules::sets, is_stale, |_, _| Ok(()))
+    ruleset::remove(&mut nft, rules::sets, is_stale, |_, _| Ok(())).map(drop)
 }
 
 fn remove_links(call: &Call, alive: &HashSet<String>) -> netlink::Result<()> {

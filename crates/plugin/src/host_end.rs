@@ -1,0 +1,120 @@
+//! The host's end of a pod's veth pair, as our bridge plugin makes it: its names, address and alias follow from the
+//! attachment, so that nobody has to look into the pod.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use cni::attachment::{self, MAX_HOST_IFNAME_ATTEMPTS};
+use cni::{Attachment, Error};
+use netlink::link::{self, Link};
+use netlink::{Protocol, Result, Socket};
+
+/// What the alias begins with; the identity follows.
+const MARK: &str = "oxbridge ";
+
+/// The host end of an attachment if it is there: the link has one of the names that follow from the attachment's
+/// identity, and the MAC address given at its creation or the alias say the same.
+pub fn find(socket: &mut Socket, attachment: &Attachment) -> Result<Option<Link>> {
+    for attempt in 0..MAX_HOST_IFNAME_ATTEMPTS {
+        let link = link::by_name(socket, &attachment.host_ifname(attempt))?;
+        if let Some(link) = link.filter(|l| is_of(l, attachment)) {
+            return Ok(Some(link));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a link is the host end of this attachment.
+#[must_use]
+pub fn is_of(link: &Link, attachment: &Attachment) -> bool {
+    link.is("veth") && (link.mac == Some(attachment.host_mac()) || link.alias.as_deref() == Some(&attachment.alias()))
+}
+
+/// Attachments that had a host end and have none any more, by their identities: their namespace ended, or somebody
+/// removed the pair, and no DEL came.
+///
+/// An ADD makes the host end before anything that mentions the attachment, and a DEL removes it after all of that. So
+/// what is removed in one transaction, for which [`has`](Self::has) is asked after the generation that it depends on
+/// was read, is nobody's.
+#[derive(Debug)]
+pub struct Orphans {
+    identities: HashSet<[u8; 16]>,
+    deadline: Instant,
+}
+
+/// What is done about orphans may take as long; the rest is left to the next time.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Orphans {
+    /// Those of these attachments that have no host end: under none of its names, nor a link of another name with its
+    /// alias or address.
+    ///
+    /// # Errors
+    /// It cannot be told.
+    pub fn among(mut identities: HashSet<[u8; 16]>) -> Result<Self> {
+        let mut result = Ok(());
+        identities.retain(|identity| match is_named(identity) {
+            Ok(is_named) => !is_named,
+            Err(error) => {
+                result = Err(error);
+                false
+            }
+        });
+        result?;
+        if !identities.is_empty() {
+            // Dear, with as many links as pods: only when something looks like it.
+            let links = link::list(&mut Socket::open(Protocol::Route)?)?;
+            identities.retain(|identity| !links.iter().any(|link| is_of_identity(link, identity)));
+        }
+        Ok(Self { identities, deadline: Instant::now() + PATIENCE })
+    }
+
+    /// The same without these, for which something else speaks.
+    #[must_use]
+    pub fn without(mut self, alive: &HashSet<[u8; 16]>) -> Self {
+        self.identities.retain(|identity| !alive.contains(identity));
+        self
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.identities.is_empty()
+    }
+
+    /// Whether it is one of them still. Nobody is once the time is over or a signal asked to end.
+    #[must_use]
+    pub fn has(&self, identity: &[u8; 16]) -> bool {
+        self.identities.contains(identity)
+            && host::signal::pending().is_none()
+            && Instant::now() < self.deadline
+            && is_named(identity).is_ok_and(|is_named| !is_named)
+    }
+}
+
+fn is_named(identity: &[u8; 16]) -> Result<bool> {
+    for attempt in 0..MAX_HOST_IFNAME_ATTEMPTS {
+        if link::exists(&attachment::host_ifname(identity, attempt))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether it says so itself, whatever its name.
+fn is_of_identity(link: &Link, identity: &[u8; 16]) -> bool {
+    link.mac == Some(attachment::host_mac(identity))
+        || link.alias.as_deref().and_then(|alias| attachment::read_identity(alias.strip_prefix(MARK)?))
+            == Some(*identity)
+}
+
+/// Runs the look for what orphans have left, once a minute at most: what an ADD does when it has succeeded and its
+/// result is told. A failure is no failure of the ADD.
+pub fn sweep(plugin: &str, look: impl FnOnce() -> std::result::Result<(), Error>) {
+    if host::signal::pending().is_some() || !host::sweep::is_due(plugin) {
+        return;
+    }
+    if let Err(error) = look() {
+        host::syslog::warn(plugin, format_args!("looking for what attachments without a DEL have left: {error}"));
+    }
+}
