@@ -1,13 +1,18 @@
 //! Which run of the machine this is.
 
 use std::fs;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-/// The kernel's id of this boot (`/proc/sys/kernel/random/boot_id`), if it can be read.
+/// The kernel's id of this boot (`/proc/sys/kernel/random/boot_id`), if it can be read; it is read once.
 #[must_use]
 pub fn id() -> Option<String> {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(id.trim().to_owned()).filter(|id| !id.is_empty())
+    static ID: OnceLock<Option<String>> = OnceLock::new();
+    let read = || {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(id.trim().to_owned()).filter(|id| !id.is_empty())
+    };
+    ID.get_or_init(read).clone()
 }
 
 /// When this boot began, by the present clock (to the second), if it can be read.

@@ -1,6 +1,7 @@
 //! What is the same in every plugin, between the protocol and the host it runs on.
 
 pub mod host_end;
+pub mod liveness;
 
 use std::process::ExitCode;
 

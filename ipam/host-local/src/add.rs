@@ -1,9 +1,9 @@
 //! ADD: one address from each range set, all under one hold of the lock, or none.
 
 use cni::{AddResult, Call, Cidr, Error, IpConfig};
+use plugin::liveness::Present;
 
 use crate::config::{self, Plan};
-use crate::liveness::Present;
 use crate::resolvconf;
 use crate::store::Store;
 use crate::transaction::{Request, Transaction};

@@ -8,7 +8,6 @@ mod check;
 mod config;
 mod del;
 mod gc;
-mod liveness;
 mod range;
 mod reclaim;
 mod resolvconf;

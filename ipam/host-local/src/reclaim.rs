@@ -2,15 +2,15 @@
 //!
 //! After a crash or a reboot no DEL comes for what was alive before, and many runtimes never call GC: without this, a
 //! pool that is full once stays full. An address is looked at only through our record of it, and only while its
-//! reservation file is the very one that was recorded; whether it may be taken is for [liveness](crate::liveness) to say.
+//! reservation file is the very one that was recorded; whether it may be taken is for [liveness](plugin::liveness) to say.
 //!
 //! What was reclaimed stays so, also when the ADD that needed it fails later: its owner is gone whatever becomes of us.
 
 use std::net::IpAddr;
 
 use cni::{Attachment, Error};
+use plugin::liveness::Verdict;
 
-use crate::liveness::Verdict;
 use crate::range::RangeSet;
 use crate::store::record::Record;
 use crate::store::reservation::{Content, Owner};
@@ -102,7 +102,7 @@ impl Known {
     fn judge(&self, locked: &mut Locked<'_>, caller: &Request, wanted: impl Fn(IpAddr) -> bool, tally: &mut Tally) {
         let count = self.held.iter().filter(|held| wanted(held.ip)).count();
         tally.recorded += count;
-        let Verdict::Gone(why) = caller.present.judge(&self.record, &self.attachment) else { return };
+        let Verdict::Gone(why) = caller.present.judge(&self.record.trace(), &self.attachment) else { return };
         tally.gone += count;
         let freed = self.free(locked, &why);
         tally.freed += freed.into_iter().filter(|ip| wanted(*ip)).count();

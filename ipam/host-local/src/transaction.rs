@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cni::{Attachment, Error};
+use plugin::liveness::{Present, Verdict, describe};
 
 use crate::allocator::Candidates;
-use crate::liveness::{Present, Verdict, describe};
 use crate::range::{RangeSet, number};
 use crate::reclaim::{self, Tally};
 use crate::store::record::{Pod, Record, Recorded};
@@ -154,8 +154,8 @@ impl<'a> Transaction<'a> {
         // Whatever is inside is recorded.
         let Some(record) = &former.record else { return Ok(former) };
         let (id, ifname) = (&self.request.attachment.container_id, &self.request.attachment.ifname);
-        let since = format!("reserved since {}, for {}", utc(record.time), describe(record));
-        match self.request.present.judge(record, &self.request.attachment) {
+        let since = format!("reserved since {}, for {}", utc(record.time), describe(&record.trace()));
+        match self.request.present.judge(&record.trace(), &self.request.attachment) {
             Verdict::Same => Err(duplicate(n, ip, &owner, &format!("{since}: the one of this ADD"))),
             Verdict::Kept(why) => Err(duplicate(n, ip, &owner, &format!("{since}; kept, because {why}"))),
             Verdict::Gone(why) => {
@@ -244,12 +244,12 @@ impl<'a> Transaction<'a> {
             return Some(format!("held by {owner} since {since}, by a plugin that left no record of it"));
         };
         let pod = record.pod.as_ref().map(|pod| format!("pod {}/{}, ", pod.namespace, pod.name)).unwrap_or_default();
-        let why = match self.request.present.judge(&record, &attachment) {
+        let why = match self.request.present.judge(&record.trace(), &attachment) {
             Verdict::Same => "its namespace is the one of this ADD".to_owned(),
             Verdict::Kept(why) => why,
             Verdict::Gone(_) => "its file could not be removed".to_owned(),
         };
-        Some(format!("held by {owner} since {since}, {pod}{}; kept, because {why}", describe(&record)))
+        Some(format!("held by {owner} since {since}, {pod}{}; kept, because {why}", describe(&record.trace())))
     }
 
     fn write_record(&mut self, addresses: Vec<Recorded>, before: Option<Record>) -> Result<(), Error> {

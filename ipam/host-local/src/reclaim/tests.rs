@@ -1,8 +1,9 @@
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use plugin::liveness::Present;
+
 use super::*;
-use crate::liveness::Present;
 use crate::range::tests::{set, text};
 use crate::store::{Store, stop};
 use crate::transaction::tests::{GONE, HERE, Scratch, add, del, files, ips, request, scratch};

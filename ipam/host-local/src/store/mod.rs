@@ -144,7 +144,7 @@ impl Store {
     }
 
     fn locked(&self, lock: Option<Lock>) -> Result<Locked<'_>, Error> {
-        let boot = boot_id().and_then(|id| u128::from_str_radix(&id.replace('-', ""), 16).ok());
+        let boot = host::boot::id().and_then(|id| u128::from_str_radix(&id.replace('-', ""), 16).ok());
         let known = Known::Scanned(Vec::new());
         let mut locked = Locked { store: self, _lock: lock, known, boot: boot.map(u128::to_le_bytes), changed: false };
         locked.load()?;
@@ -407,12 +407,6 @@ impl Drop for Locked<'_> {
             self.commit();
         }
     }
-}
-
-/// The kernel's id of this boot, read once.
-pub(crate) fn boot_id() -> Option<&'static str> {
-    static ID: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-    ID.get_or_init(host::boot::id).as_deref()
 }
 
 fn find_in(entries: &[(Key, IpAddr)], key: Key) -> Vec<IpAddr> {

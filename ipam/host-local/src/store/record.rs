@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use plugin::liveness::Trace;
 use serde::{Deserialize, Serialize};
 
 use super::reservation::FileStamp;
@@ -80,8 +81,16 @@ impl Record {
         self.addresses.iter().any(|a| a.ip == ip && a.stamp == stamp)
     }
 
-    pub(crate) fn made_at(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(self.time)).unwrap_or(SystemTime::UNIX_EPOCH)
+    /// What it tells of where and when it was made.
+    pub(crate) fn trace(&self) -> Trace<'_> {
+        let since_epoch = Duration::from_secs(self.time);
+        Trace {
+            netns: &self.netns,
+            netns_cookie: self.netns_cookie,
+            boot_id: self.boot_id.as_deref(),
+            made_at: SystemTime::UNIX_EPOCH.checked_add(since_epoch).unwrap_or(SystemTime::UNIX_EPOCH),
+            by_bridge: self.plugin.as_deref() == Some("bridge"),
+        }
     }
 }
 
