@@ -7,7 +7,6 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::net::if_::if_nametoindex;
 use rtnetlink::packet_core::DefaultNla;
 use rtnetlink::packet_route::link::{InfoBridge, InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
@@ -135,17 +134,6 @@ pub struct NewVeth<'a> {
 /// The link of this name; `None` if there is none.
 pub fn by_name(socket: &mut Socket, name: &str) -> Result<Option<Link>> {
     get(socket, 0, |m| m.name(name))
-}
-
-/// Whether the calling thread's namespace has a link of this name: [`by_name`] costs ten times as much.
-pub fn exists(name: &str) -> Result<bool> {
-    match if_nametoindex(name) {
-        Ok(_) => Ok(true),
-        // The kernel's answer, and what C libraries may make of it.
-        Err(Errno::ENODEV | Errno::ENXIO) => Ok(false),
-        // No memory for a socket, say: that there is none was not shown.
-        Err(errno) => Err(errno.into()),
-    }
 }
 
 /// The link of this index; `None` if there is none.

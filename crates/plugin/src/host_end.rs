@@ -2,19 +2,22 @@
 //! attachment, so that nobody has to look into the pod.
 
 use std::collections::HashSet;
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
-use cni::attachment::{self, MAX_HOST_IFNAME_ATTEMPTS};
+use cni::attachment::{MAX_HOST_IFNAME_ATTEMPTS, host_mac, read_identity};
 use cni::{Attachment, Error};
 use netlink::link::{self, Link};
-use netlink::{Protocol, Result, Socket};
+use netlink::{Protocol, Socket};
+
+use crate::liveness::{HostLink, host_link};
 
 /// What the alias begins with; the identity follows.
 const MARK: &str = "oxbridge ";
 
 /// The host end of an attachment if it is there: the link has one of the names that follow from the attachment's
 /// identity, and the MAC address given at its creation or the alias say the same.
-pub fn find(socket: &mut Socket, attachment: &Attachment) -> Result<Option<Link>> {
+pub fn find(socket: &mut Socket, attachment: &Attachment) -> netlink::Result<Option<Link>> {
     for attempt in 0..MAX_HOST_IFNAME_ATTEMPTS {
         let link = link::by_name(socket, &attachment.host_ifname(attempt))?;
         if let Some(link) = link.filter(|l| is_of(l, attachment)) {
@@ -51,19 +54,22 @@ impl Orphans {
     ///
     /// # Errors
     /// It cannot be told.
-    pub fn among(mut identities: HashSet<[u8; 16]>) -> Result<Self> {
+    pub fn among(mut identities: HashSet<[u8; 16]>) -> Result<Self, Error> {
+        let looking = |why: &dyn Display| Error::internal(format!("failed to look for pods' host links: {why}"));
         let mut result = Ok(());
-        identities.retain(|identity| match is_named(identity) {
-            Ok(is_named) => !is_named,
-            Err(error) => {
-                result = Err(error);
+        identities.retain(|identity| match host_link(identity) {
+            HostLink::Missing => true,
+            HostLink::There(_) => false,
+            HostLink::Unknown(why) => {
+                result = Err(why);
                 false
             }
         });
-        result?;
+        result.map_err(|why| looking(&why))?;
         if !identities.is_empty() {
             // Dear, with as many links as pods: only when something looks like it.
-            let links = link::list(&mut Socket::open(Protocol::Route)?)?;
+            let links = Socket::open(Protocol::Route).and_then(|mut socket| link::list(&mut socket));
+            let links = links.map_err(|e| looking(&e))?;
             identities.retain(|identity| !links.iter().any(|link| is_of_identity(link, identity)));
         }
         Ok(Self { identities, deadline: Instant::now() + PATIENCE })
@@ -88,29 +94,19 @@ impl Orphans {
         self.identities.contains(identity)
             && host::signal::pending().is_none()
             && Instant::now() < self.deadline
-            && is_named(identity).is_ok_and(|is_named| !is_named)
+            && host_link(identity) == HostLink::Missing
     }
 }
 
-fn is_named(identity: &[u8; 16]) -> Result<bool> {
-    for attempt in 0..MAX_HOST_IFNAME_ATTEMPTS {
-        if link::exists(&attachment::host_ifname(identity, attempt))? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Whether it says so itself, whatever its name.
+/// Whether it says so itself, whatever its name. (An ifb of the attachment has the same alias, and outlives the pair.)
 fn is_of_identity(link: &Link, identity: &[u8; 16]) -> bool {
-    link.mac == Some(attachment::host_mac(identity))
-        || link.alias.as_deref().and_then(|alias| attachment::read_identity(alias.strip_prefix(MARK)?))
-            == Some(*identity)
+    let alias = || read_identity(link.alias.as_deref()?.strip_prefix(MARK)?);
+    link.is("veth") && (link.mac == Some(host_mac(identity)) || alias() == Some(*identity))
 }
 
 /// Runs the look for what orphans have left, once a minute at most: what an ADD does when it has succeeded and its
 /// result is told. A failure is no failure of the ADD.
-pub fn sweep(plugin: &str, look: impl FnOnce() -> std::result::Result<(), Error>) {
+pub fn sweep(plugin: &str, look: impl FnOnce() -> Result<(), Error>) {
     if host::signal::pending().is_some() || !host::sweep::is_due(plugin) {
         return;
     }

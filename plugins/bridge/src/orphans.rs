@@ -13,8 +13,8 @@ use crate::rules;
 pub(crate) fn sweep() {
     host_end::sweep("bridge", || {
         let Some(mut nft) = ruleset::open()? else { return Ok(()) };
-        let orphans = find(&mut nft)
-            .map_err(|e| Error::internal(format!("failed to look for links of the elements in nf_tables: {e}")))?;
+        let owners = owners(&mut nft).map_err(|e| Error::internal(format!("failed to read nf_tables: {e}")))?;
+        let orphans = Orphans::among(owners)?;
         if orphans.is_empty() {
             return Ok(());
         }
@@ -25,11 +25,9 @@ pub(crate) fn sweep() {
     });
 }
 
-fn find(nft: &mut Nft) -> netlink::Result<Orphans> {
+fn owners(nft: &mut Nft) -> netlink::Result<HashSet<[u8; 16]>> {
     let sets = rules::sets(nft)?;
-    let identities: HashSet<_> =
-        ruleset::elements(nft, sets)?.iter().filter_map(|found| identity(&found.element)).collect();
-    Orphans::among(identities)
+    Ok(ruleset::elements(nft, sets)?.iter().filter_map(|found| identity(&found.element)).collect())
 }
 
 fn identity(element: &Element) -> Option<[u8; 16]> {

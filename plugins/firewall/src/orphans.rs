@@ -14,8 +14,8 @@ use crate::remove::{self, Gone, Scope};
 pub(crate) fn sweep() {
     host_end::sweep("firewall", || {
         let Some(mut nft) = ruleset::open()? else { return Ok(()) };
-        let orphans = find(&mut nft)
-            .map_err(|e| Error::internal(format!("failed to look for links of the elements in nf_tables: {e}")))?;
+        let owners = owners(&mut nft).map_err(|e| Error::internal(format!("failed to read nf_tables: {e}")))?;
+        let orphans = Orphans::among(owners)?;
         if orphans.is_empty() {
             return Ok(());
         }
@@ -34,10 +34,7 @@ pub(crate) fn sweep() {
 }
 
 /// Attachments of other interface plugins never had a link by which they could be missed.
-fn find(nft: &mut Nft) -> netlink::Result<Orphans> {
-    let had_link: HashSet<_> = ruleset::elements(nft, remove::all_sets())?
-        .iter()
-        .filter_map(|found| ruleset::marked_identity(found.element.comment.as_deref()?))
-        .collect();
-    Orphans::among(had_link)
+fn owners(nft: &mut Nft) -> netlink::Result<HashSet<[u8; 16]>> {
+    let all = ruleset::elements(nft, remove::all_sets())?;
+    Ok(all.iter().filter_map(|found| ruleset::marked_identity(found.element.comment.as_deref()?)).collect())
 }

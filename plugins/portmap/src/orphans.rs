@@ -4,13 +4,15 @@ use cni::attachment::read_identity;
 use plugin::host_end;
 
 use crate::add::failed;
+use crate::native::owner;
 use crate::{flows, native};
 
 /// Looks for it, once a minute at most, and removes it: what our own tables say is published by who is certainly gone.
 pub(crate) fn sweep() {
     host_end::sweep("portmap", || {
         let Some(mut nft) = ruleset::open()? else { return Ok(()) };
-        let orphans = native::orphans(&mut nft).map_err(|e| failed("look for who has published ports", &e))?;
+        let owners = native::owners_of_all(&mut nft).map_err(|e| failed("look for who has published ports", &e))?;
+        let orphans = owner::orphans(&owners)?;
         if orphans.is_empty() {
             return Ok(());
         }

@@ -14,7 +14,6 @@ use cni::attachment::read_identity;
 use cni::{Attachment, Error};
 use netlink::nft::{Batch, Element, Family, Nft, Rule};
 use netlink::{Errno, Result, Socket};
-use plugin::host_end::Orphans;
 use ruleset::{Found, TABLE};
 
 use crate::config::{Mapping, Plan, Protocol, Target};
@@ -406,19 +405,13 @@ pub(crate) fn remove_stale(
     Ok(removed)
 }
 
-/// Attachments whose host link is gone and whose namespace cannot be reached.
-pub(crate) fn orphans(nft: &mut Nft) -> Result<Orphans> {
+/// Who has elements, in both families.
+pub(crate) fn owners_of_all(nft: &mut Nft) -> Result<Vec<([u8; 16], Owner)>> {
     let mut all = Vec::new();
     for family in FAMILIES {
         all.extend(owners(nft, family)?);
     }
-    let linked = all.iter().filter(|(_, owner)| owner.by_bridge);
-    let missing = Orphans::among(linked.map(|(identity, _)| *identity).collect())?;
-    // The links first: namespaces are the dearer look.
-    let may_live = |owner: &Owner| !owner.by_bridge || owner.why_unreachable().is_none();
-    let alive = all.iter().filter(|(identity, owner)| missing.has(identity) && may_live(owner));
-    let alive = alive.map(|(identity, _)| *identity).collect();
-    Ok(missing.without(&alive))
+    Ok(all)
 }
 
 /// Who has elements in a family.

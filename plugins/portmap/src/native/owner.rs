@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 use cni::attachment::{self, MAX_HOST_IFNAME_ATTEMPTS, host_ifname};
-use cni::{Attachment, Call};
+use cni::{Attachment, Call, Error};
 use host::netns::{self, NetNs};
 use netlink::link::{self, Link};
 use netlink::nft::MAX_COMMENT;
@@ -20,7 +20,7 @@ pub(crate) struct Owner {
     /// The kernel's number of the namespace.
     cookie: Option<u64>,
     /// Our bridge plugin made the attachment's host link.
-    pub(crate) by_bridge: bool,
+    by_bridge: bool,
     /// How many elements it has in this family.
     pub(crate) elements: usize,
     /// CNI_NETNS; `None` where it could not be written down.
@@ -80,12 +80,12 @@ impl Owner {
         }
         let Some(why) = self.why_unreachable() else { return Ok(None) };
         // Somebody may have given it another name.
-        let is_missing = Orphans::among(HashSet::from([*identity])).map_err(looking)?.has(identity);
+        let is_missing = Orphans::among(HashSet::from([*identity])).map_err(|e| e.msg)?.has(identity);
         Ok(is_missing.then_some(why))
     }
 
     /// Why the namespace is not where it was; `None` if it may be.
-    pub(crate) fn why_unreachable(&self) -> Option<String> {
+    fn why_unreachable(&self) -> Option<String> {
         let path = self.netns.as_deref()?;
         match NetNs::open(path) {
             Err(netns::Error::NotFound(_)) => Some(format!("there is no namespace {path} any more")),
@@ -97,6 +97,17 @@ impl Owner {
             }
         }
     }
+}
+
+/// Those who had a host link by our bridge plugin and have none any more, and whose namespace cannot be reached either.
+pub(crate) fn orphans(all: &[([u8; 16], Owner)]) -> std::result::Result<Orphans, Error> {
+    let linked = all.iter().filter(|(_, owner)| owner.by_bridge);
+    let missing = Orphans::among(linked.map(|(identity, _)| *identity).collect())?;
+    // The links first: namespaces are the dearer look.
+    let may_live = |owner: &Owner| !owner.by_bridge || owner.why_unreachable().is_none();
+    let alive = all.iter().filter(|(identity, owner)| missing.has(identity) && may_live(owner));
+    let alive = alive.map(|(identity, _)| *identity).collect();
+    Ok(missing.without(&alive))
 }
 
 /// What can stand in a comment that `nft -f` reads back.
