@@ -56,12 +56,20 @@ impl Attachment {
         host_mac(&self.identity())
     }
 
-    /// Alias of the host's end, for people and for telling ours from others': at most 255 bytes.
+    /// Alias of the host's end, for people and for telling ours from others': at most 255 bytes, without control
+    /// characters (`ip` prints it as it is).
     pub fn alias(&self) -> String {
-        truncated(
-            format!("oxbridge {} {} {} {}", self.identity_hex(), self.network, self.container_id, self.ifname),
-            MAX_ALIAS,
-        )
+        self.alias_of(MAX_ALIAS)
+    }
+
+    /// The same with one more word, which is there whole.
+    pub fn alias_with(&self, word: &str) -> String {
+        format!("{} {word}", self.alias_of(MAX_ALIAS.saturating_sub(word.len() + 1)))
+    }
+
+    fn alias_of(&self, max: usize) -> String {
+        let text = format!("oxbridge {} {} {} {}", self.identity_hex(), self.network, self.container_id, self.ifname);
+        truncated(text.replace(char::is_control, "?"), max)
     }
 
     /// Comment of an nftables element: the identity's 32 hex digits, then what people want to know. At most 127 bytes,
@@ -180,6 +188,7 @@ mod tests {
         assert_eq!(a.host_mac()[1..], a.identity()[5..10]);
         assert_eq!(a.host_mac()[0] & 3, 2);
         assert_eq!(a.alias(), format!("oxbridge {} tn c1 eth0", &whole[..32]));
+        assert_eq!(a.alias_with("x:1"), format!("{} x:1", a.alias()));
         assert_eq!(a.comment(), format!("{} tn c1 eth0", &whole[..32]));
         assert_eq!(a.marked_comment(), format!("{}:veth tn c1 eth0", &whole[..32]));
     }
@@ -205,10 +214,13 @@ mod tests {
     fn long_and_odd_parts() {
         let a = attachment(&"n".repeat(200), &"c".repeat(64), "ä\"b\\");
         assert_eq!(a.alias().len(), 255);
+        assert!(a.alias_with("x:1").len() == 255 && a.alias_with("x:1").ends_with("c x:1"));
         assert_eq!(a.comment().len(), 127);
         assert_eq!(a.marked_comment().len(), 127);
         let a = attachment("n", "c", "ä\"b\\'\u{7f}");
         assert!(a.comment().ends_with(" n c ??b???"));
+        let a = attachment("n", "c", "ä\u{1b}[31m");
+        assert!(a.alias().ends_with(" n c ä?[31m"));
         let a = attachment(&"ä".repeat(200), "c", "e");
         assert!(a.alias().len() >= 254);
     }

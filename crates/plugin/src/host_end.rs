@@ -1,22 +1,16 @@
-//! The host's end of a pod's veth pair, as our bridge plugin makes it: its names, address and alias follow from the
-//! attachment, so that nobody has to look into the pod.
+//! The host's end of a veth pair that our `bridge` made: name, address and alias follow from the attachment, so that
+//! nobody has to look into the pod.
 
-use std::collections::HashSet;
-use std::fmt::Display;
-use std::time::{Duration, Instant};
-
-use cni::attachment::{MAX_HOST_IFNAME_ATTEMPTS, host_mac, read_identity};
-use cni::{Attachment, Error};
+use cni::Attachment;
+use cni::attachment::MAX_HOST_IFNAME_ATTEMPTS;
+use netlink::Socket;
 use netlink::link::{self, Link};
-use netlink::{Protocol, Socket};
 
-use crate::liveness::{HostLink, host_link};
-
-/// What the alias begins with; the identity follows.
-const MARK: &str = "oxbridge ";
-
-/// The host end of an attachment if it is there: the link has one of the names that follow from the attachment's
-/// identity, and the MAC address given at its creation or the alias say the same.
+/// The host's end of an attachment: the link has one of the names that follow from its identity, and the MAC address
+/// given at its creation or the alias say the same. `None` for a pair that another suite made.
+///
+/// # Errors
+/// The kernel's.
 pub fn find(socket: &mut Socket, attachment: &Attachment) -> netlink::Result<Option<Link>> {
     for attempt in 0..MAX_HOST_IFNAME_ATTEMPTS {
         let link = link::by_name(socket, &attachment.host_ifname(attempt))?;
@@ -27,90 +21,8 @@ pub fn find(socket: &mut Socket, attachment: &Attachment) -> netlink::Result<Opt
     Ok(None)
 }
 
-/// Whether a link is the host end of this attachment.
+/// Whether a link, whatever its name is by now, is the host's end of this attachment.
 #[must_use]
 pub fn is_of(link: &Link, attachment: &Attachment) -> bool {
     link.is("veth") && (link.mac == Some(attachment.host_mac()) || link.alias.as_deref() == Some(&attachment.alias()))
-}
-
-/// Attachments that had a host end and have none any more, by their identities: their namespace ended, or somebody
-/// removed the pair, and no DEL came.
-///
-/// An ADD makes the host end before anything that mentions the attachment, and a DEL removes it after all of that. So
-/// what is removed in one transaction, for which [`has`](Self::has) is asked after the generation that it depends on
-/// was read, is nobody's.
-#[derive(Debug)]
-pub struct Orphans {
-    identities: HashSet<[u8; 16]>,
-    deadline: Instant,
-}
-
-/// What is done about orphans may take as long; the rest is left to the next time.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-impl Orphans {
-    /// Those of these attachments that have no host end: under none of its names, nor a link of another name with its
-    /// alias or address.
-    ///
-    /// # Errors
-    /// It cannot be told.
-    pub fn among(mut identities: HashSet<[u8; 16]>) -> Result<Self, Error> {
-        let looking = |why: &dyn Display| Error::internal(format!("failed to look for pods' host links: {why}"));
-        let mut result = Ok(());
-        identities.retain(|identity| match host_link(identity) {
-            HostLink::Missing => true,
-            HostLink::There(_) => false,
-            HostLink::Unknown(why) => {
-                result = Err(why);
-                false
-            }
-        });
-        result.map_err(|why| looking(&why))?;
-        if !identities.is_empty() {
-            // Dear, with as many links as pods: only when something looks like it.
-            let links = Socket::open(Protocol::Route).and_then(|mut socket| link::list(&mut socket));
-            let links = links.map_err(|e| looking(&e))?;
-            identities.retain(|identity| !links.iter().any(|link| is_of_identity(link, identity)));
-        }
-        Ok(Self { identities, deadline: Instant::now() + PATIENCE })
-    }
-
-    /// The same without these, for which something else speaks.
-    #[must_use]
-    pub fn without(mut self, alive: &HashSet<[u8; 16]>) -> Self {
-        self.identities.retain(|identity| !alive.contains(identity));
-        self
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.identities.is_empty()
-    }
-
-    /// Whether it is one of them still. Nobody is once the time is over or a signal asked to end.
-    #[must_use]
-    pub fn has(&self, identity: &[u8; 16]) -> bool {
-        self.identities.contains(identity)
-            && host::signal::pending().is_none()
-            && Instant::now() < self.deadline
-            && host_link(identity) == HostLink::Missing
-    }
-}
-
-/// Whether it says so itself, whatever its name. (An ifb of the attachment has the same alias, and outlives the pair.)
-fn is_of_identity(link: &Link, identity: &[u8; 16]) -> bool {
-    let alias = || read_identity(link.alias.as_deref()?.strip_prefix(MARK)?);
-    link.is("veth") && (link.mac == Some(host_mac(identity)) || alias() == Some(*identity))
-}
-
-/// Runs the look for what orphans have left, once a minute at most: what an ADD does when it has succeeded and its
-/// result is told. A failure is no failure of the ADD.
-pub fn sweep(plugin: &str, look: impl FnOnce() -> Result<(), Error>) {
-    if host::signal::pending().is_some() || !host::sweep::is_due(plugin) {
-        return;
-    }
-    if let Err(error) = look() {
-        host::syslog::warn(plugin, format_args!("looking for what attachments without a DEL have left: {error}"));
-    }
 }

@@ -11,7 +11,7 @@ mod owner;
 pub mod spoof;
 mod value;
 
-pub use owner::{describe, is_owned, is_owner, is_stale, marked_identity, tell_of_orphans};
+pub use owner::{describe, is_owned, is_owner, marked_identity, tell_of_orphans};
 pub use value::{bytes, mask, name_key};
 
 use std::time::{Duration, Instant};

@@ -66,7 +66,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     plugin::step()?;
 
     if plan.ipam.is_some() {
-        pod::prepare(pod_v6.as_ref(), &plan, &attachment.ifname, has_v6)?;
+        pod::prepare(pod_v6.as_ref(), &plan, &attachment.ifname, &result)?;
         pod::configure(&mut pod, &plan, &veth, &result)?;
     } else if !plan.leave_down {
         pod::set_up(&mut pod, &veth)?;

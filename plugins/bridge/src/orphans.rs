@@ -5,20 +5,20 @@ use std::collections::HashSet;
 use cni::Error;
 use cni::attachment::read_identity;
 use netlink::nft::{Element, Nft};
-use plugin::host_end::{self, Orphans};
+use plugin::orphans::{self, Orphans};
 
 use crate::rules;
 
 /// Looks for it, once a minute at most, and removes it: whatever is in our sets is of an attachment that had a link.
 pub(crate) fn sweep() {
-    host_end::sweep("bridge", || {
+    orphans::sweep("bridge", || {
         let Some(mut nft) = ruleset::open()? else { return Ok(()) };
         let owners = owners(&mut nft).map_err(|e| Error::internal(format!("failed to read nf_tables: {e}")))?;
-        let orphans = Orphans::among(owners)?;
-        if orphans.is_empty() {
+        let gone = Orphans::among(owners)?;
+        if gone.is_empty() {
             return Ok(());
         }
-        let is_gone = |element: &Element| identity(element).is_some_and(|identity| orphans.has(&identity));
+        let is_gone = |element: &Element| identity(element).is_some_and(|identity| gone.has(&identity));
         let removed = ruleset::remove(&mut nft, rules::sets, is_gone, |_, _| Ok(()))?;
         ruleset::tell_of_orphans("bridge", &removed);
         Ok(())

@@ -1,12 +1,13 @@
 //! GC: ports of attachments of this network that the runtime no longer knows.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use cni::attachment::read_identity;
-use cni::{Attachment, Call, Error};
+use cni::{Call, Error};
 use netlink::nft::Nft;
 use netlink::{Protocol, Socket};
+use plugin::gc::Valid;
 use ruleset::Found;
 
 use crate::add::failed;
@@ -15,21 +16,11 @@ use crate::{flows, native, reference};
 
 pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     // Without a list nothing is known to be stale; an empty one says that everything is.
-    let Some(valid) = call.valid_attachments()? else { return Ok(()) };
-    let containers: HashSet<String> = valid.iter().map(|v| v.container_id.clone()).collect();
-    let alive: HashSet<String> = valid
-        .into_iter()
-        .map(|v| {
-            Attachment { network: call.network.clone(), container_id: v.container_id, ifname: v.ifname }.identity_hex()
-        })
-        .collect();
+    let Some(valid) = Valid::of(call)? else { return Ok(()) };
     // What says nothing of its interface may be that of any of the container's.
     let is_gone = |container: &str, ifname: Option<&str>| match ifname {
-        None => !containers.contains(container),
-        Some(ifname) => {
-            let (container_id, ifname) = (container.to_owned(), ifname.to_owned());
-            !alive.contains(&Attachment { network: call.network.clone(), container_id, ifname }.identity_hex())
-        }
+        None => !valid.has_container(container),
+        Some(ifname) => !valid.has(container, ifname),
     };
     let mut errors = Vec::new();
     let mut nft = match Nft::open() {
@@ -39,7 +30,7 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     };
     let mut ports = UdpPorts::new();
     if let Some(nft) = &mut nft {
-        let is_stale = |comment: &str| ruleset::is_stale(comment, &call.network, &alive);
+        let is_stale = |comment: &str| valid.is_stale(comment);
         let of_reference = RefCell::default();
         let more = |nft: &mut Nft, batch: &mut _| {
             reference::push_stale_removal(nft, batch, &call.network, is_gone, &of_reference)

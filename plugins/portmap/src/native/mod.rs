@@ -28,6 +28,8 @@ pub(crate) struct Request<'a> {
     pub(crate) attachment: &'a Attachment,
     pub(crate) targets: &'a [Target<'a>],
     pub(crate) owner: Owner,
+    /// What comes before the rules that others have for the port.
+    pub(crate) first: Vec<(Family, Mapping)>,
 }
 
 /// Publishes the ports in one transaction, and tells of the host on which that was. `made` tells whether anything of the
@@ -44,6 +46,7 @@ pub(crate) fn install(
     let mut is_taken = request.targets.iter().any(|t| t.mappings().count() > MANY);
     let mut outcome = Ok(Vec::new());
     let mut host = Host::default();
+    let in_xtables = foreign::look_in_xtables(request);
     ruleset::transaction("publishing the ports in nf_tables", || {
         let generation = nft.generation()?;
         // Read after the generation: whoever saw it otherwise and commits makes ours start anew.
@@ -59,13 +62,14 @@ pub(crate) fn install(
             needs.push((target, rules, is_whole, addresses));
         }
         is_taken |= has_forgotten(nft, request)?;
-        let foreign = match foreign::look(nft, route, request)? {
+        let foreign = match foreign::look(nft, route, request, &in_xtables)? {
             Ok(foreign) => foreign,
             Err(refusal) => {
                 outcome = Err(refusal);
                 return Ok(());
             }
         };
+        let request = &Request { first: foreign.first.clone(), owner: request.owner.clone(), ..*request };
         is_complete &= foreign.own_chains.is_empty();
         // Without anything to decide on what was read, others' commits do not matter.
         let mut batch = if is_complete && !is_taken { Batch::new() } else { Batch::if_generation(generation) };
@@ -116,7 +120,7 @@ pub(crate) fn install(
 /// With more ports than that what is there is looked at beforehand.
 const MANY: usize = 32;
 
-/// Makes way for the ports where the other backend publishes them: what is here would come first.
+/// Makes way for the ports where the other backend publishes them: what is here may come first.
 ///
 /// Errors: a port is another attachment's that is not certainly gone; nothing was changed then.
 pub(crate) fn make_way(
@@ -186,8 +190,8 @@ fn has_forgotten(nft: &mut Nft, request: &Request<'_>) -> Result<bool> {
 
 fn push_elements(batch: &mut Batch, target: &Target<'_>, request: &Request<'_>) {
     let (family, comment) = (target.family(), request.attachment.comment());
-    let elements = layout::elements(target);
-    let owner = request.owner.with_elements(elements.len()).comment();
+    let elements = layout::elements(target, &request.first);
+    let owner = request.owner.with_elements(&elements).comment();
     for wanted in elements {
         match &wanted.value {
             Some(value) => batch.add_entry(family, TABLE, &wanted.set, &wanted.key, value, &comment),
@@ -430,7 +434,7 @@ pub(crate) fn missing(nft: &mut Nft, attachment: &Attachment, target: &Target<'_
     if let Some(rule) = layout::first_missing(&rules, target) {
         return Ok(Some(format!("{rule} of table {family} {TABLE} is missing")));
     }
-    for wanted in layout::elements(target) {
+    for wanted in layout::elements(target, &[]) {
         let found = nft.element(family, TABLE, &wanted.set, &wanted.key)?;
         let what = format!("element of {} in {} of table {family} {TABLE}", wanted.mapping, wanted.set);
         let Some(found) = found else { return Ok(Some(format!("{what} is missing"))) };
@@ -445,6 +449,22 @@ pub(crate) fn missing(nft: &mut Nft, attachment: &Attachment, target: &Target<'_
             return Ok(Some(format!("{what} leads to {}, expected {}", show(&found.value), show(&wanted.value))));
         }
     }
-    let owner = nft.element(family, TABLE, OWNERS, &attachment.identity())?;
-    Ok(owner.is_none().then(|| format!("the attachment's element in {OWNERS} of table {family} {TABLE} is missing")))
+    let Some(owner) = nft.element(family, TABLE, OWNERS, &attachment.identity())? else {
+        return Ok(Some(format!("the attachment's element in {OWNERS} of table {family} {TABLE} is missing")));
+    };
+    // Which of the mappings come before others' rules was found out by ADD; how many these are is written down.
+    missing_first(nft, target, Owner::parse(owner.comment.as_deref().unwrap_or_default()).first)
+}
+
+/// What is missing of the elements by which this many mappings come before others' rules, in words.
+fn missing_first(nft: &mut Nft, target: &Target<'_>, count: usize) -> Result<Option<String>> {
+    let (family, mut found, mut sets) = (target.family(), 0, HashSet::new());
+    for mapping in target.mappings().filter(|_| count > 0) {
+        let (set, key) = layout::first_entry(mapping);
+        found += usize::from(nft.element(family, TABLE, set, &key)?.is_some());
+        sets.insert(set);
+    }
+    let sets = sets.into_iter().collect::<Vec<_>>().join(" or ");
+    Ok((found < count)
+        .then(|| format!("an element of the attachment's in {sets} of table {family} {TABLE} is missing")))
 }

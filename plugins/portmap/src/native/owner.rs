@@ -12,7 +12,9 @@ use host::netns::{self, NetNs};
 use netlink::link::{self, Link};
 use netlink::nft::MAX_COMMENT;
 use netlink::{Result, Socket};
-use plugin::host_end::Orphans;
+use plugin::orphans::Orphans;
+
+use super::layout::{self, Wanted};
 
 /// What the comment of an owner's element says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub(crate) struct Owner {
     by_bridge: bool,
     /// How many elements it has in this family.
     pub(crate) elements: usize,
+    /// How many of them say that a mapping comes before what others have for its port.
+    pub(crate) first: usize,
     /// CNI_NETNS; `None` where it could not be written down.
     netns: Option<String>,
 }
@@ -35,20 +39,25 @@ impl Owner {
             cookie: NetNs::open(netns).ok().and_then(|ns| ns.cookie()),
             by_bridge: host_link.is_some(),
             elements,
+            first: 0,
             netns: Some(netns.clone()).filter(|path| is_plain(path)),
         }
     }
 
-    /// The same with another number of elements.
-    pub(crate) fn with_elements(&self, elements: usize) -> Self {
-        Self { elements, ..self.clone() }
+    /// The same with these elements.
+    pub(crate) fn with_elements(&self, wanted: &[Wanted]) -> Self {
+        let first = wanted.iter().filter(|w| layout::is_first(&w.set)).count();
+        Self { elements: wanted.len(), first, ..self.clone() }
     }
 
-    /// As a comment: `<cookie in hex, or -> <bridge, or -> <number of elements> <path>`.
+    /// As a comment: `<cookie in hex, or -> <bridge, or -> <number of elements> <path>`; of the elements those that come
+    /// first, if there are any, are counted after a `+`.
     pub(crate) fn comment(&self) -> String {
         let cookie = self.cookie.map_or_else(|| "-".to_owned(), |c| format!("{c:x}"));
         let by = if self.by_bridge { "bridge" } else { "-" };
-        let head = format!("{cookie} {by} {}", self.elements);
+        let (rest, first) = (self.elements.saturating_sub(self.first), self.first);
+        let number = if first > 0 { format!("{rest}+{first}") } else { rest.to_string() };
+        let head = format!("{cookie} {by} {number}");
         let whole = format!("{head} {}", self.netns.as_deref().unwrap_or_default());
         // Half a path leads nowhere, which would count against the owner.
         if self.netns.is_some() && whole.len() <= MAX_COMMENT { whole } else { head }
@@ -57,10 +66,16 @@ impl Owner {
     /// Reads a comment; what is not understood is nothing that would speak against the owner.
     pub(crate) fn parse(comment: &str) -> Self {
         let mut words = comment.splitn(4, ' ');
+        let cookie = words.next().and_then(|c| u64::from_str_radix(c, 16).ok());
+        let by_bridge = words.next() == Some("bridge");
+        let number = words.next().unwrap_or_default();
+        let (rest, first) = number.split_once('+').unwrap_or((number, "0"));
+        let (rest, first) = (rest.parse::<usize>().ok(), first.parse().ok());
         Self {
-            cookie: words.next().and_then(|c| u64::from_str_radix(c, 16).ok()),
-            by_bridge: words.next() == Some("bridge"),
-            elements: words.next().and_then(|n| n.parse().ok()).unwrap_or(usize::MAX),
+            cookie,
+            by_bridge,
+            elements: rest.zip(first).and_then(|(rest, first)| rest.checked_add(first)).unwrap_or(usize::MAX),
+            first: first.unwrap_or_default(),
             netns: words.next().filter(|path| !path.is_empty()).map(str::to_owned),
         }
     }
@@ -140,13 +155,16 @@ mod tests {
     use super::*;
 
     fn owner() -> Owner {
-        Owner { cookie: Some(0x1f), by_bridge: true, elements: 4, netns: Some("/run/netns/a".to_owned()) }
+        Owner { cookie: Some(0x1f), by_bridge: true, elements: 4, first: 0, netns: Some("/run/netns/a".to_owned()) }
     }
 
     #[test]
     fn owners_are_read_back() {
         assert_eq!(owner().comment(), "1f bridge 4 /run/netns/a");
-        for owner in [owner(), Owner { cookie: None, by_bridge: false, elements: 0, netns: None }] {
+        let with_first = Owner { elements: 6, first: 2, ..owner() };
+        assert_eq!(with_first.comment(), "1f bridge 4+2 /run/netns/a");
+        for owner in [owner(), with_first, Owner { cookie: None, by_bridge: false, elements: 0, first: 0, netns: None }]
+        {
             assert_eq!(Owner::parse(&owner.comment()), owner);
         }
         // A path that does not fit is none at all.
@@ -154,6 +172,7 @@ mod tests {
         assert_eq!(Owner::parse(&long.comment()), Owner { netns: None, ..owner() });
         assert!(!is_plain("/run/a b") && !is_plain("/run/\"") && is_plain("/proc/4711/ns/net"));
         assert_eq!(Owner::parse("").elements, usize::MAX);
+        assert_eq!(Owner::parse("- - 4+x").elements, usize::MAX);
     }
 
     #[test]
