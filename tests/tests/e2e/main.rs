@@ -57,6 +57,7 @@ mod results;
 mod routes;
 mod static_ipam;
 mod suite;
+mod sweep;
 mod tuning_link;
 mod tuning_mac;
 mod tuning_sysctl;
