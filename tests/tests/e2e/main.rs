@@ -56,6 +56,7 @@ mod static_ipam;
 mod suite;
 mod tuning_link;
 mod tuning_mac;
+mod tuning_reclaim;
 mod tuning_sysctl;
 mod tuning_verbs;
 mod turns;
