@@ -60,6 +60,7 @@ mod suite;
 mod sweep;
 mod tuning_link;
 mod tuning_mac;
+mod tuning_reclaim;
 mod tuning_sysctl;
 mod tuning_verbs;
 mod turns;
