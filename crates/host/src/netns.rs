@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -52,7 +52,8 @@ impl NetNs {
     /// Opens the namespace at `path` (a bind mount, or a file below `/proc/<pid>`).
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref().to_owned();
-        let file = match File::open(&path) {
+        // A pipe that somebody put there would be waited for until somebody else writes into it.
+        let file = match File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::NotFound(path)),
             Err(source) => return Err(Error::Io { action: "open", path, source }),

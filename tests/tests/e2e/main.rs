@@ -61,3 +61,4 @@ mod tuning_verbs;
 mod turns;
 mod undo;
 mod vlan;
+mod waits;
