@@ -67,3 +67,4 @@ mod turns;
 mod undo;
 mod upgrade_ports;
 mod vlan;
+mod waits;
