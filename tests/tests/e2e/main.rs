@@ -36,6 +36,7 @@ mod flannel_gc_status;
 mod gc_status;
 mod host_local;
 mod layer2;
+mod load;
 mod loopback;
 mod macspoof;
 mod masquerade;
