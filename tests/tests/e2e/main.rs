@@ -40,6 +40,7 @@ mod host_local;
 mod host_local_faults;
 mod host_local_heal;
 mod layer2;
+mod load;
 mod loopback;
 mod macspoof;
 mod masquerade;
