@@ -179,11 +179,25 @@ impl Host {
         assert!(diff.is_empty(), "the host is not as before (- before, + now):\n{diff}");
     }
 
+    /// The pod after its namespace has ended, and with it the path and, some time later, the host's link.
+    #[must_use]
+    pub fn end(&self, pod: Pod) -> Pod {
+        self.unmount(&pod.path);
+        let links = self.veths();
+        let (id, ifname, path) = (pod.id.clone(), pod.ifname.clone(), pod.path.clone());
+        drop(pod);
+        self.wait_for_ports(links.saturating_sub(1));
+        Pod { id, ifname, path, ns: NetNs::new() }
+    }
+
+    fn veths(&self) -> usize {
+        self.json("ip -j link show type veth").as_array().unwrap().len()
+    }
+
     /// Waits until the host has so many pods' links: the kernel removes those of a namespace some time after its end.
     pub fn wait_for_ports(&self, count: usize) {
-        let ports = || self.json("ip -j link show type veth").as_array().unwrap().len();
         let deadline = Instant::now() + PATIENCE;
-        while ports() != count && Instant::now() < deadline {
+        while self.veths() != count && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));
         }
     }

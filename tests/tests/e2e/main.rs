@@ -59,5 +59,6 @@ mod tuning_sysctl;
 mod tuning_verbs;
 mod turns;
 mod undo;
+mod upgrade;
 mod upgrade_ports;
 mod vlan;
