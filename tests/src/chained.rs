@@ -1,5 +1,7 @@
 //! Chains of plugins, called one by one as a runtime calls them: each with the result of the one before.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -60,7 +62,12 @@ pub enum Suite {
     Tested,
     /// The reference's.
     Reference,
+    /// Those that are installed on the node at the time of a call.
+    Installed,
 }
+
+/// Where plugins are installed on a node.
+pub const INSTALLED: &str = "/opt/cni/bin";
 
 /// A chain of plugins on a host.
 pub struct Chain<'h> {
@@ -100,6 +107,7 @@ impl<'h> Chain<'h> {
         match self.suite {
             Suite::Tested => self.host.plugin(name),
             Suite::Reference => self.host.reference(name),
+            Suite::Installed => Call::new(self.host, Path::new(INSTALLED), name),
         }
     }
 

@@ -66,6 +66,7 @@ mod tuning_sysctl;
 mod tuning_verbs;
 mod turns;
 mod undo;
+mod upgrade;
 mod upgrade_ports;
 mod vlan;
 mod waits;
