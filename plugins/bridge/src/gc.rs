@@ -30,7 +30,7 @@ fn remove_rules(valid: &Valid) -> Result<(), Error> {
         nft => nft.map_err(|e| Error::internal(format!("failed to open nf_tables: {e}")))?,
     };
     let is_stale = |element: &Element| element.comment.as_deref().is_some_and(|c| valid.is_stale(c));
-    ruleset::remove(&mut nft, rules::sets, is_stale, |_, _| Ok(()))
+    ruleset::remove(&mut nft, rules::sets, is_stale, |_, _| Ok(())).map(drop)
 }
 
 fn remove_links(valid: &Valid) -> netlink::Result<()> {
