@@ -205,6 +205,13 @@ fn set_timer(every: Duration) -> io::Result<()> {
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Who holds the lock of another program, for messages; `None` if nobody that is shown does.
+#[must_use]
+pub fn holders_of(path: &Path) -> Option<String> {
+    let holders = holders(&File::open(path).ok()?);
+    (!holders.is_empty()).then(|| held_by(&holders))
+}
+
 fn holders(file: &File) -> Vec<Holder> {
     let (Ok(meta), Ok(table)) = (file.metadata(), fs::read_to_string("/proc/locks")) else {
         return Vec::new();

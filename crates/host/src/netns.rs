@@ -105,24 +105,7 @@ impl NetNs {
     /// kernel has none (before 5.14) or the namespace may not be entered.
     #[must_use]
     pub fn cookie(&self) -> Option<u64> {
-        self.enter(|| {
-            let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).ok()?;
-            let mut cookie = 0u64;
-            let mut len = 8 as libc::socklen_t;
-            // SAFETY: the kernel writes at most `len` bytes, the size of the living u64 behind the pointer.
-            let result = unsafe {
-                libc::getsockopt(
-                    socket.as_raw_fd(),
-                    libc::SOL_SOCKET,
-                    SO_NETNS_COOKIE,
-                    (&raw mut cookie).cast(),
-                    &raw mut len,
-                )
-            };
-            (result == 0).then_some(cookie)
-        })
-        .ok()
-        .flatten()
+        self.enter(own_cookie).ok().flatten()
     }
 
     /// Works inside the namespace: sockets opened by `work` belong to it, and so does `/proc/sys/net`.
@@ -141,6 +124,19 @@ impl NetNs {
         let _return = Return(home);
         Ok(work())
     }
+}
+
+/// [`NetNs::cookie`] of the calling thread's own namespace.
+#[must_use]
+pub fn own_cookie() -> Option<u64> {
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).ok()?;
+    let mut cookie = 0u64;
+    let mut len = 8 as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, the size of the living u64 behind the pointer.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut len)
+    };
+    (result == 0).then_some(cookie)
 }
 
 impl AsFd for NetNs {

@@ -77,7 +77,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     if plan.ipam.is_some() {
         // A pod of IPv4 addresses need not wait for its link-local one.
         if has_v6 {
-            pod::settle(&netns, &mut pod, &veth)?;
+            pod::settle(&netns, &mut pod, &veth, &plan)?;
         }
         if plan.announce {
             let settings = pod_v6.as_ref().filter(|_| has_v6);
