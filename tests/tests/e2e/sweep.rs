@@ -285,7 +285,8 @@ fn five_hundred_at_once() {
         let (live, next) = (host.pod(), host.pod());
         host.plugin_of(&config).pod(&live).config(&config).add().ok();
         let before = host.snapshot();
-        let of = |n: u32| format!("10.22.{}.{} comment \"{n:08x}{n:024x} net gone-{n} eth0\"", 2 + n / 250, 1 + n % 250);
+        let of =
+            |n: u32| format!("10.22.{}.{} comment \"{n:08x}{n:024x} net gone-{n} eth0\"", 2 + n / 250, 1 + n % 250);
         let list: Vec<_> = (0..500).map(of).collect();
         host.write(
             "/run/test/elements",
