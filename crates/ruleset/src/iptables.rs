@@ -100,6 +100,23 @@ pub fn ensure_usable(family: Family) -> Result<(), process::Error> {
     process::run(program(family, "-restore"), &["--version"], b"", PATIENCE).map(drop)
 }
 
+/// Network, container id, and the interface's name if it is there, in the comment of a rule: as the reference's plugins
+/// write them, behind `prefix`, which ends with `name: `.
+pub fn owner<'t>(text: &'t str, prefix: &str) -> Option<(&'t str, &'t str, Option<&'t str>)> {
+    let (_, rest) = text.split_once(prefix)?;
+    let (name, rest) = quoted(rest)?;
+    let (id, rest) = quoted(rest.strip_prefix(" id: ")?)?;
+    let ifname = rest.strip_prefix(" if: ").and_then(quoted).map(|(ifname, _)| ifname);
+    Some((name, id, ifname))
+}
+
+/// A quoted word, and what follows it: `iptables-save` escapes the quotes, the kernel has them plain.
+fn quoted(text: &str) -> Option<(&str, &str)> {
+    let text = text.strip_prefix('\\').unwrap_or(text).strip_prefix('"')?;
+    let (word, rest) = text.split_once('"')?;
+    Some((word.strip_suffix('\\').unwrap_or(word), rest))
+}
+
 fn program(family: Family, suffix: &str) -> &'static str {
     match (family, suffix) {
         (Family::Ip, "-save") => "iptables-save",

@@ -37,7 +37,7 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
         // Missing or failing: pods cannot start.
         Some(ipam) => {
             delegate::find(ipam, &call.env.path).map_err(plugin::unavailable)?;
-            delegate::run(call, ipam, "STATUS", &[])
+            delegate::if_known(delegate::run(call, ipam, "STATUS", &[]))
         }
         None => Ok(()),
     }

@@ -61,8 +61,12 @@ impl Waiting<'_> {
 pub(crate) fn remove(gone: &Gone<'_>) -> Result<(), Error> {
     let mut errors = Vec::new();
     let mut nft = match Nft::open() {
-        Err(error) if ruleset::is_unsupported(&error) => None,
-        nft => Some(nft.map_err(|e| Error::internal(format!("failed to open nf_tables: {e}")))?),
+        Ok(nft) => Some(nft),
+        Err(error) => {
+            let failed = Error::internal(format!("failed to open nf_tables: {error}"));
+            errors.extend(Some(failed).filter(|_| !ruleset::is_unsupported(&error)));
+            None
+        }
     };
     // Our element says that we have let it in: what the reference made for the address is another pod's.
     let is_ours = |nft: &mut Nft, address: IpAddr| {

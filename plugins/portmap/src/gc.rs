@@ -22,8 +22,10 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     let mut errors = Vec::new();
     let mut nft = match Nft::open() {
         Ok(nft) => Some(nft),
-        Err(error) if ruleset::is_unsupported(&error) => None,
-        Err(error) => return Err(failed("open nf_tables", &error)),
+        Err(error) => {
+            errors.extend(Some(failed("open nf_tables", &error)).filter(|_| !ruleset::is_unsupported(&error)));
+            None
+        }
     };
     let mut ports = UdpPorts::new();
     if let Some(nft) = &mut nft {
