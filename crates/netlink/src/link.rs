@@ -31,6 +31,9 @@ const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
 const IPV4_DEVCONF_ROUTE_LOCALNET: u16 = 26;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
+const IFLA_INET6_CONF: u16 = 2;
+/// Position in the array of the link's IPv6 settings (`DEVCONF_*` in `include/uapi/linux/ipv6.h`).
+const DEVCONF_ACCEPT_RA: usize = 3;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const IFLA_INFO_KIND: u16 = 1;
@@ -71,6 +74,8 @@ pub struct Link {
     pub bridge: Option<BridgeState>,
     /// Of a port of a bridge.
     pub port: Option<PortState>,
+    /// Whether IPv6 takes addresses and routes from router advertisements: the sysctl `accept_ra`. `None` without IPv6.
+    pub accept_ra: Option<u32>,
 }
 
 impl Link {
@@ -433,6 +438,10 @@ pub(crate) fn read(message: &Message<'_>) -> Option<Link> {
             IFLA_MASTER => link.master = u32_ne(value).filter(|m| *m != 0),
             IFLA_OPERSTATE => link.is_operational = value.first() == Some(&IF_OPER_UP),
             IFLA_IFALIAS => link.alias = Some(crate::wire::text(value)),
+            IFLA_AF_SPEC => {
+                let settings = Attrs(value).nested(AF_INET6).find(IFLA_INET6_CONF);
+                link.accept_ra = settings.and_then(|all| u32_ne(all.get(DEVCONF_ACCEPT_RA * 4..)?));
+            }
             IFLA_LINKINFO => {
                 let info = Attrs(value);
                 link.kind = info.string(IFLA_INFO_KIND);

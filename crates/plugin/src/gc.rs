@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use cni::attachment::{hex, read_identity};
 use cni::{Attachment, Call, Error, ValidAttachment};
 
 /// The attachments of a network that are alive: all others of it are stale.
@@ -65,10 +66,9 @@ impl Valid {
     pub fn is_stale(&self, owner: &str) -> bool {
         let mut words = owner.split(' ');
         // A name that does not fit is cut, and nothing follows it: it may be that of another network, so it stays.
-        let (Some(identity), Some(network), Some(_)) = (words.next(), words.next(), words.next()) else {
-            return false;
-        };
-        identity.len() == 32 && network == self.network && !self.identities.contains(identity)
+        let (Some(_), Some(network), Some(_)) = (words.next(), words.next(), words.next()) else { return false };
+        let is_alive = |identity: [u8; 16]| self.identities.contains(&hex(&identity));
+        network == self.network && read_identity(owner).is_some_and(|identity| !is_alive(identity))
     }
 }
 
@@ -93,6 +93,8 @@ mod tests {
         let valid = valid("net", r#"[{"containerID":"c1","ifname":"eth0"}]"#).unwrap();
         assert!(!valid.is_stale(&attachment("net", "c1").comment()));
         assert!(valid.is_stale(&attachment("net", "c2").comment()));
+        assert!(!valid.is_stale(&attachment("net", "c1").marked_comment()));
+        assert!(valid.is_stale(&attachment("net", "c2").marked_comment()));
         assert!(!valid.is_stale(&attachment("other", "c2").comment()));
         assert!(!valid.is_stale("bridge cni0"));
         assert!(valid.has("c1", "eth0") && !valid.has("c1", "eth1") && !valid.has("c2", "eth0"));

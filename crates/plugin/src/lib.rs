@@ -3,6 +3,7 @@
 pub mod gc;
 pub mod host_end;
 pub mod liveness;
+pub mod orphans;
 
 use std::process::ExitCode;
 

@@ -55,6 +55,7 @@ fn failed(error: store::Error) -> Error {
     use host::lock;
     let code = match &error {
         store::Error::Lock(lock::Error::Timeout { .. }) => code::TRY_AGAIN,
+        store::Error::Name(_) => code::INVALID_CONFIG,
         _ => code::INTERNAL,
     };
     Error::new(code, error.to_string())

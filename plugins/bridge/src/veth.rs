@@ -14,7 +14,7 @@ use netlink::wire::Request;
 use netlink::{Errno, Protocol, Socket};
 use plugin::host_end;
 
-use crate::bridge::{Bridge, GATEWAY_PORT_MARK};
+use crate::bridge::{Bridge, GATEWAY_PORT_MARK, refuse_advertisements};
 use crate::config::{Plan, gateway_port};
 use crate::wait;
 
@@ -142,6 +142,7 @@ pub(crate) fn ensure_gateway_port(
             ))
             .with_details("the gateway of a VLAN needs this name: rename that link, or name another bridge"));
         }
+        refuse_advertisements(&link);
         if !link.is_up() {
             link::set_up(socket, link.index).map_err(failed)?;
         }
@@ -179,6 +180,7 @@ pub(crate) fn ensure_gateway_port(
     let default = VlanRange::access(bridge.default_vlan);
     let leave = Some(default).filter(|_| !plan.vlans.keep_default && bridge.default_vlan != 0);
     let gateway = end.peer.ok_or_else(|| failed(Errno::ENODEV.into()))?;
+    link::by_index(socket, gateway).map_err(failed)?.iter().for_each(refuse_advertisements);
     let mut request = Request::new();
     link::push_alias(&mut request, index, &format!("{GATEWAY_PORT_MARK} of {}", bridge.name));
     push_vlans(&mut request, index, leave.as_slice(), &[VlanRange::access(vlan)]);

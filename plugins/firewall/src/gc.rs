@@ -28,6 +28,7 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
         asks_firewalld: false,
         scope: Scope::Everywhere,
     })
+    .map(drop)
 }
 
 /// An interface that still is up may mean that two runtimes share a network and one does not know the other's pods.

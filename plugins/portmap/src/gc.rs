@@ -1,11 +1,14 @@
 //! GC: ports of attachments of this network that the runtime no longer knows.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 
+use cni::attachment::read_identity;
 use cni::{Call, Error};
 use netlink::nft::Nft;
 use netlink::{Protocol, Socket};
 use plugin::gc::Valid;
+use ruleset::Found;
 
 use crate::add::failed;
 use crate::native::{UdpPorts, owner};
@@ -34,10 +37,10 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
         let more = |nft: &mut Nft, batch: &mut _| {
             reference::push_stale_removal(nft, batch, &call.network, is_gone, &of_reference)
         };
-        match native::remove_stale(nft, is_stale, more) {
+        match native::remove_stale(nft, is_stale, |_| false, more) {
             Ok(removed) => {
-                tell(&removed.attachments);
-                ports = removed.ports;
+                tell(&removed);
+                ports = native::udp_ports(&removed);
             }
             Err(error) => errors.push(error),
         }
@@ -53,10 +56,12 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
 }
 
 /// An interface that still was up may mean that two runtimes share a network and one does not know the other's pods.
-fn tell(gone: &[([u8; 16], String)]) {
+fn tell(removed: &[Found]) {
     let Ok(mut route) = Socket::open(Protocol::Route) else { return };
-    for (identity, comment) in gone {
-        let is_up = owner::link_of(&mut route, identity).ok().flatten().is_some_and(|link| link.is_operational);
+    let comments: BTreeSet<&str> = removed.iter().filter_map(|found| found.element.comment.as_deref()).collect();
+    for comment in comments {
+        let Some(identity) = read_identity(comment) else { continue };
+        let is_up = owner::link_of(&mut route, &identity).ok().flatten().is_some_and(|link| link.is_operational);
         if is_up {
             let text = format!("GC removes the ports of {comment}, whose interface was still up");
             host::syslog::notice("portmap", &text);
