@@ -187,10 +187,11 @@ pub(crate) fn tell(containers: &BTreeSet<String>) {
     }
 }
 
-/// Whether the program that the iptables backend needs is there.
-pub(crate) fn ensure_usable(family: Family) -> Result<(), Error> {
-    iptables::ensure_usable(family)
-        .map_err(|e| Error::new(cni::code::NOT_AVAILABLE, format!("ipMasqBackend \"iptables\": {e}")))
+/// Whether the programs that the iptables backend needs are there. Errors: code 50.
+pub(crate) fn ensure_installed(family: Family) -> Result<(), Error> {
+    let error =
+        |e: Error| e.context("ipMasqBackend \"iptables\"").with_details("install iptables, or leave ipMasqBackend out");
+    iptables::ensure_installed(family).map_err(error)
 }
 
 fn restore_rules(family: Family, script: &str) -> Result<(), Error> {

@@ -31,7 +31,7 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
     }
     if let Some(families) = by_program {
         // IPv4's is needed in any case but one; IPv6's only by pods that have an IPv6 address.
-        iptables::ensure_usable(if families.v4 { Family::Ip } else { Family::Ip6 })?;
+        iptables::ensure_installed(if families.v4 { Family::Ip } else { Family::Ip6 })?;
     }
     match &plan.ipam {
         // Missing or failing: pods cannot start.

@@ -51,6 +51,9 @@ pub fn find(plugin_type: &str, cni_path: &str) -> Result<PathBuf, Error> {
         .find(|file| fs::metadata(file).is_ok_and(|m| m.is_file()))
         .ok_or_else(|| {
             Error::internal(format!("failed to find plugin {plugin_type:?} in path [{}]", folders.join(" ")))
+                .with_details(
+                    "install it into one of these folders of the runtime's, or correct its name in the config",
+                )
         })
 }
 
