@@ -34,8 +34,9 @@ pub(crate) fn install(attachment: &Attachment, addresses: &[Cidr], undo: &mut Un
         let is_there = has_chain(family, attachment)?;
         let owner = attachment.clone();
         let ips: Vec<IpAddr> = of_family.iter().map(Cidr::addr).collect();
-        restore_rules(family, &addition(attachment, &of_family, is_there))?;
+        // Before it is done: a program whose end could not be waited for may have done it.
         undo.push("removing the iptables rules", move || remove(&owner, &ips));
+        restore_rules(family, &addition(attachment, &of_family, is_there))?;
     }
     Ok(())
 }
