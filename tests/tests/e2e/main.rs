@@ -54,6 +54,7 @@ mod results;
 mod routes;
 mod static_ipam;
 mod suite;
+mod survival;
 mod tuning_link;
 mod tuning_mac;
 mod tuning_sysctl;
