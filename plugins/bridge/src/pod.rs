@@ -30,7 +30,7 @@ pub(crate) fn v6_settings(netns: &NetNs) -> Result<Option<Dir>, Error> {
 }
 
 /// Prepares the pod's kernel for the addresses to come.
-pub(crate) fn prepare(settings: Option<&Dir>, plan: &Plan, ifname: &str, has_v6: bool) -> Result<(), Error> {
+pub(crate) fn prepare(settings: Option<&Dir>, plan: &Plan, ifname: &str, result: &AddResult) -> Result<(), Error> {
     let Some(settings) = settings else { return Ok(()) };
     let set = |name: &str, value| settings.overwrite(&format!("{ifname}/{name}"), value);
     if plan.detect_duplicates {
@@ -43,7 +43,11 @@ pub(crate) fn prepare(settings: Option<&Dir>, plan: &Plan, ifname: &str, has_v6:
         // The bridge is the router and answers none; each would be flooded to every port (1-2 ms for 500 of them).
         let _ = set("router_solicitations", "0");
     }
-    if has_v6 {
+    if plan.gateway || result.routes.iter().any(|route| !route.dst.is_ipv4() && is_default(route)) {
+        // The pod's router is known. Whatever calls itself one is another pod that wants the traffic of its neighbours.
+        let _ = set("accept_ra", "0");
+    }
+    if result.ips.iter().any(|ip| !ip.address.is_ipv4()) {
         for link in ["lo", ifname] {
             settings
                 .set(&format!("{link}/disable_ipv6"), "0")
