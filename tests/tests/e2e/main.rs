@@ -61,6 +61,7 @@ mod results;
 mod routes;
 mod static_ipam;
 mod suite;
+mod survival;
 mod sweep;
 mod tuning_link;
 mod tuning_mac;
