@@ -19,7 +19,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signa
 use nix::sys::stat::Mode;
 use thiserror::Error;
 
-/// An exclusive lock on a file, held until it is dropped.
+/// A lock on a file, held until it is dropped.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
@@ -70,17 +70,34 @@ impl Lock {
     ///
     /// Waits at most `wait`. Errors: [`Error::Timeout`], [`Error::Interrupted`], [`Error::Io`].
     pub fn exclusive(path: &Path, mode: u32, wait: Duration) -> Result<Self, Error> {
+        Self::take(path, mode, wait, Kind::Exclusive)
+    }
+
+    fn take(path: &Path, mode: u32, wait: Duration, kind: Kind) -> Result<Self, Error> {
         let failed = |source| Error::Io { path: path.to_path_buf(), source };
         let file = open(path, mode).map_err(failed)?;
-        match file.try_lock_exclusive() {
+        let tried = match kind {
+            Kind::Exclusive => file.try_lock_exclusive(),
+            Kind::Shared => FileExt::try_lock_shared(&file),
+        };
+        match tried {
             Ok(()) => Ok(Self { _file: file }),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                wait_for(&file, path, wait)?;
+                wait_for(&file, path, wait, kind)?;
                 Ok(Self { _file: file })
             }
             Err(error) => Err(failed(error)),
         }
     }
+}
+
+/// Beside whom a lock is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Nobody.
+    Exclusive,
+    /// Others of this kind.
+    Shared,
 }
 
 /// Only root may look into it: a lock that anyone can open, anyone can hold.
@@ -93,6 +110,12 @@ impl Lock {
         // Without a /run of its own (a chroot) the namespace's file serves: it is there for all who share the namespace.
         let path = file_in_namespace(name).unwrap_or_else(|| PathBuf::from(NAMESPACE));
         Self::exclusive(&path, 0o600, wait)
+    }
+
+    /// The same beside others who hold it so; nobody has it exclusively meanwhile.
+    pub fn shared_in_namespace(name: &str, wait: Duration) -> Result<Self, Error> {
+        let path = file_in_namespace(name).unwrap_or_else(|| PathBuf::from(NAMESPACE));
+        Self::take(&path, 0o600, wait, Kind::Shared)
     }
 }
 
@@ -115,12 +138,16 @@ fn open(path: &Path, mode: u32) -> io::Result<File> {
     Ok(File::from(nix::fcntl::open(path, flags, Mode::from_bits_truncate(mode))?))
 }
 
-fn wait_for(file: &File, path: &Path, wait: Duration) -> Result<(), Error> {
+fn wait_for(file: &File, path: &Path, wait: Duration, kind: Kind) -> Result<(), Error> {
     let failed = |source| Error::Io { path: path.to_path_buf(), source };
     let started = Instant::now();
     let _ticks = Ticks::start().map_err(failed)?;
     loop {
-        match file.lock_exclusive() {
+        let locked = match kind {
+            Kind::Exclusive => file.lock_exclusive(),
+            Kind::Shared => FileExt::lock_shared(file),
+        };
+        match locked {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(failed(error)),
@@ -284,6 +311,19 @@ mod tests {
             drop(held);
             waiter.join().unwrap().unwrap();
         });
+    }
+
+    #[test]
+    fn a_shared_lock_is_held_beside_others_of_its_kind_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let shared = |wait| Lock::take(&path, 0o600, wait, Kind::Shared);
+        let held = [shared(Duration::ZERO).unwrap(), shared(Duration::ZERO).unwrap()];
+        let error = Lock::exclusive(&path, 0o600, Duration::ZERO).unwrap_err();
+        assert!(error.to_string().contains(&format!("pid {}", std::process::id())), "{error}");
+        drop(held);
+        let _exclusive = Lock::exclusive(&path, 0o600, Duration::ZERO).unwrap();
+        assert!(matches!(shared(Duration::from_millis(150)), Err(Error::Timeout { .. })));
     }
 
     #[test]
