@@ -59,6 +59,17 @@ pub(crate) fn ensure(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, undo: &
     }
 }
 
+/// The bridge if it is as the plan wants it. Nothing is changed.
+pub(crate) fn ready(socket: &mut Socket, plan: &Plan, mtu: Option<u32>) -> Result<Option<Bridge>, Error> {
+    let Some(link) = get(socket, &plan.bridge)? else { return Ok(None) };
+    refuse_foreign(plan, mtu, &link)?;
+    let is_ready = link.is_up()
+        && (!plan.vlans.filtering || link.bridge.unwrap_or_default().vlan_filtering)
+        && mtu.is_none_or(|mtu| mtu == link.mtu)
+        && (!plan.promiscuous || link.is_promiscuous());
+    Ok(is_ready.then(|| describe(plan, &link)))
+}
+
 /// The bridge as it is; an error if a link of another kind has its name.
 pub(crate) fn get(socket: &mut Socket, name: &str) -> Result<Option<Link>, Error> {
     let link = link::by_name(socket, name).map_err(|e| failed(name, &e))?;
@@ -171,14 +182,19 @@ fn reconcile(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, link: &Link) ->
     if !link.is_up() {
         link::set_up(socket, link.index).map_err(|e| failed(name, &e))?;
     }
-    Ok(Bridge {
+    Ok(describe(plan, link))
+}
+
+fn describe(plan: &Plan, link: &Link) -> Bridge {
+    let state = link.bridge.unwrap_or_default();
+    Bridge {
         index: link.index,
-        name: name.clone(),
+        name: plan.bridge.clone(),
         mac: link.mac,
         is_ours: is_ours(link),
         default_vlan: state.default_vlan,
         stp: state.stp,
-    })
+    }
 }
 
 /// The host must not take addresses or routes from what a pod announces on this link, whoever made it.
