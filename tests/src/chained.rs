@@ -62,8 +62,6 @@ pub enum Suite {
     Tested,
     /// The reference's.
     Reference,
-    /// Those that are installed on the node at the time of a call.
-    Installed,
 }
 
 /// Where plugins are installed on a node.
@@ -72,7 +70,8 @@ pub const INSTALLED: &str = "/opt/cni/bin";
 /// A chain of plugins on a host.
 pub struct Chain<'h> {
     host: &'h Host,
-    suite: Suite,
+    /// `None`: those that are installed on the node at the time of a call.
+    suite: Option<Suite>,
     /// The plugins' configs, in order.
     pub plugins: Vec<Value>,
 }
@@ -80,13 +79,19 @@ pub struct Chain<'h> {
 impl<'h> Chain<'h> {
     /// Of the plugins under test.
     pub fn new(host: &'h Host, plugins: Vec<Value>) -> Self {
-        Self { host, suite: Suite::Tested, plugins }
+        Self { host, suite: Some(Suite::Tested), plugins }
     }
 
     /// The same chain with another suite's plugins.
     #[must_use]
     pub fn by(&self, suite: Suite) -> Self {
-        Self { host: self.host, suite, plugins: self.plugins.clone() }
+        Self { host: self.host, suite: Some(suite), plugins: self.plugins.clone() }
+    }
+
+    /// The same chain with the plugins that are installed on the node when they are called.
+    #[must_use]
+    pub fn installed(&self) -> Self {
+        Self { host: self.host, suite: None, plugins: self.plugins.clone() }
     }
 
     /// The same chain with keys merged into each config.
@@ -96,13 +101,18 @@ impl<'h> Chain<'h> {
         Self { host: self.host, suite: self.suite, plugins }
     }
 
+    /// Where it is.
+    pub fn host(&self) -> &'h Host {
+        self.host
+    }
+
     /// A call of one of the plugins; the config is still missing.
     pub fn call(&self, plugin: &Value) -> Call<'h> {
         let name = plugin["type"].as_str().unwrap();
         match self.suite {
-            Suite::Tested => self.host.plugin(name),
-            Suite::Reference => self.host.reference(name),
-            Suite::Installed => Call::new(self.host, Path::new(INSTALLED), name),
+            Some(Suite::Tested) => self.host.plugin(name),
+            Some(Suite::Reference) => self.host.reference(name),
+            None => Call::new(self.host, Path::new(INSTALLED), name),
         }
     }
 

@@ -14,6 +14,7 @@ pub mod cnitool;
 pub mod config;
 pub mod expected;
 pub mod host;
+pub mod load;
 pub mod netns;
 pub mod plugin;
 pub mod pod;

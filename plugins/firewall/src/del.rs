@@ -27,4 +27,5 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
         asks_firewalld: !matches!(backend.as_str(), "nftables" | "iptables"),
         scope: Scope::Everywhere,
     })
+    .map(drop)
 }

@@ -5,7 +5,7 @@ use std::{fs, path::Path, thread};
 use serde_json::{Value, json};
 use tests::{
     Call, Host, Place, Pod, case,
-    chained::{self, Chain, INSTALLED, Suite, bandwidth, firewall, portmap, tuning, valid},
+    chained::{self, Chain, INSTALLED, bandwidth, firewall, portmap, tuning, valid},
     config::with,
     published::at,
     settings::{self, is_reference, workspace},
@@ -55,8 +55,7 @@ fn chain(host: &Host, port: u16) -> Chain<'_> {
     // Debian's reference does not know txQLen, nor IFNAME in CHECK.
     let tuning = with(&tuning(), json!({ "mac": null, "txQLen": null, "sysctl": null }));
     let tuning = with(&tuning, json!({ "sysctl": { "net.ipv4.conf.eth0.arp_filter": "1" } }));
-    let chain =
-        Chain::new(host, vec![chained::bridge(), portmap(), firewall(), tuning, bandwidth()]).by(Suite::Installed);
+    let chain = Chain::new(host, vec![chained::bridge(), portmap(), firewall(), tuning, bandwidth()]).installed();
     let mapping =
         |protocol: Transport| json!({ "hostPort": port, "containerPort": 80, "protocol": protocol.to_string() });
     chain.with(&json!({ "runtimeConfig": { "portMappings": Transport::ALL.map(mapping) } }))

@@ -10,10 +10,11 @@ use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
+use cni::attachment::read_identity;
 use cni::{Attachment, Error};
 use netlink::nft::{Batch, Element, Family, Nft, Rule};
 use netlink::{Errno, Result, Socket};
-use ruleset::TABLE;
+use ruleset::{Found, TABLE};
 
 use crate::config::{Mapping, Plan, Protocol, Target};
 use addresses::Host;
@@ -29,14 +30,6 @@ pub(crate) struct Request<'a> {
     pub(crate) owner: Owner,
     /// What comes before the rules that others have for the port.
     pub(crate) first: Vec<(Family, Mapping)>,
-}
-
-/// An element where it is.
-#[derive(Debug, Clone)]
-pub(crate) struct Found {
-    pub(crate) family: Family,
-    pub(crate) set: String,
-    pub(crate) element: Element,
 }
 
 /// Publishes the ports in one transaction, and tells of the host on which that was. `made` tells whether anything of the
@@ -349,12 +342,8 @@ fn find_planned(nft: &mut Nft, family: Family, attachment: &Attachment, plan: &P
 
 /// All elements of attachments in a family: the cost grows with their number.
 pub(crate) fn all(nft: &mut Nft, family: Family) -> Result<Vec<Found>> {
-    let mut found = Vec::new();
-    for set in nft.sets(family, TABLE)?.into_iter().filter(|s| layout::is_ours(s)) {
-        let elements = nft.elements(family, TABLE, &set)?;
-        found.extend(elements.into_iter().map(|element| Found { family, set: set.clone(), element }));
-    }
-    Ok(found)
+    let sets = nft.sets(family, TABLE)?.into_iter().filter(|set| layout::is_ours(set));
+    ruleset::elements(nft, sets.map(|set| (family, set)))
 }
 
 /// Removes elements, and maps of conditions that are empty then and not among those that are used.
@@ -375,7 +364,8 @@ fn push_removal(nft: &mut Nft, batch: &mut Batch, found: &[Found], used: &HashSe
     Ok(())
 }
 
-fn udp_ports(found: &[Found]) -> UdpPorts {
+/// The UDP ports that these elements led to pods.
+pub(crate) fn udp_ports(found: &[Found]) -> UdpPorts {
     let read = |f: &Found| {
         let (protocol, port, _) = layout::read_entry(&f.set, &f.element.key)?;
         let (pod, _) = layout::read_value(f.element.value.as_deref()?)?;
@@ -384,48 +374,57 @@ fn udp_ports(found: &[Found]) -> UdpPorts {
     found.iter().filter_map(read).collect()
 }
 
-/// What GC has removed.
-#[derive(Default)]
-pub(crate) struct Stale {
-    /// Identities of attachments, each with its comment.
-    pub(crate) attachments: Vec<([u8; 16], String)>,
-    pub(crate) ports: UdpPorts,
-}
-
-/// Removes all elements whose comment is of an attachment that is not alive.
+/// Removes all elements whose comment is of an attachment that is not alive, and what tells where it, or whoever
+/// `is_gone` names by identity, has lived. Returned are the elements.
 pub(crate) fn remove_stale(
     nft: &mut Nft,
     is_stale: impl Fn(&str) -> bool,
+    is_gone: impl Fn(&[u8; 16]) -> bool,
     more: impl Fn(&mut Nft, &mut Batch) -> Result<()>,
-) -> std::result::Result<Stale, Error> {
-    let mut removed = Stale::default();
+) -> std::result::Result<Vec<Found>, Error> {
+    let mut removed = Vec::new();
     ruleset::transaction("removing stale ports from nf_tables", || {
+        removed.clear();
         let generation = match nft.generation() {
             Err(error) if ruleset::is_unsupported(&error) => return Ok(()),
             generation => generation?,
         };
-        removed = Stale::default();
         let mut batch = Batch::if_generation(generation);
         for family in FAMILIES {
             let mut stale = all(nft, family)?;
             stale.retain(|f| f.element.comment.as_deref().is_some_and(&is_stale));
             push_removal(nft, &mut batch, &stale, &HashSet::new())?;
-            let mut of_family = HashSet::new();
-            for comment in stale.iter().filter_map(|f| f.element.comment.clone()) {
-                let Some(identity) = owner::identity(&comment).filter(|id| of_family.insert(*id)) else { continue };
-                if nft.element(family, TABLE, OWNERS, &identity)?.is_some() {
+            let owners: HashSet<_> =
+                stale.iter().filter_map(|f| read_identity(f.element.comment.as_deref()?)).collect();
+            for (identity, _) in self::owners(nft, family)? {
+                if owners.contains(&identity) || is_gone(&identity) {
                     batch.delete_element(family, TABLE, OWNERS, &identity);
                 }
-                if removed.attachments.iter().all(|(id, _)| *id != identity) {
-                    removed.attachments.push((identity, comment));
-                }
             }
-            removed.ports.extend(udp_ports(&stale));
+            removed.extend(stale);
         }
         more(nft, &mut batch)?;
         nft.commit(batch)
     })?;
     Ok(removed)
+}
+
+/// Who has elements, in both families.
+pub(crate) fn owners_of_all(nft: &mut Nft) -> Result<Vec<([u8; 16], Owner)>> {
+    let mut all = Vec::new();
+    for family in FAMILIES {
+        all.extend(owners(nft, family)?);
+    }
+    Ok(all)
+}
+
+/// Who has elements in a family.
+fn owners(nft: &mut Nft, family: Family) -> Result<Vec<([u8; 16], Owner)>> {
+    let read = |element: Element| {
+        let owner = Owner::parse(element.comment.as_deref().unwrap_or_default());
+        Some((<[u8; 16]>::try_from(element.key.as_slice()).ok()?, owner))
+    };
+    Ok(nft.elements(family, TABLE, OWNERS)?.into_iter().filter_map(read).collect())
 }
 
 /// What is missing of what ADD made for a target, in words; `None`: nothing.

@@ -4,12 +4,15 @@
 //! attachment only when nothing of it can be alive: by the rule of host-local's store (two independent signs, the
 //! namespace and the host link, and known that there was a link).
 
-use cni::attachment::{MAX_HOST_IFNAME_ATTEMPTS, host_ifname};
-use cni::{Attachment, Call};
+use std::collections::HashSet;
+
+use cni::attachment::{self, MAX_HOST_IFNAME_ATTEMPTS, host_ifname};
+use cni::{Attachment, Call, Error};
 use host::netns::{self, NetNs};
 use netlink::link::{self, Link};
 use netlink::nft::MAX_COMMENT;
 use netlink::{Result, Socket};
+use plugin::orphans::Orphans;
 
 use super::layout::{self, Wanted};
 
@@ -86,10 +89,17 @@ impl Owner {
         if !self.by_bridge {
             return Ok(None);
         }
-        let link = link_of(route, identity).map_err(|e| format!("its host link cannot be looked for: {e}"))?;
-        Ok(if link.is_some() { None } else { self.why_unreachable() })
+        let looking = |e: netlink::Error| format!("its host link cannot be looked for: {e}");
+        if link_of(route, identity).map_err(looking)?.is_some() {
+            return Ok(None);
+        }
+        let Some(why) = self.why_unreachable() else { return Ok(None) };
+        // Somebody may have given it another name.
+        let is_missing = Orphans::among(HashSet::from([*identity])).map_err(|e| e.msg)?.has(identity);
+        Ok(is_missing.then_some(why))
     }
 
+    /// Why the namespace is not where it was; `None` if it may be.
     fn why_unreachable(&self) -> Option<String> {
         let path = self.netns.as_deref()?;
         match NetNs::open(path) {
@@ -102,6 +112,17 @@ impl Owner {
             }
         }
     }
+}
+
+/// Those who had a host link by our bridge plugin and have none any more, and whose namespace cannot be reached either.
+pub(crate) fn orphans(all: &[([u8; 16], Owner)]) -> std::result::Result<Orphans, Error> {
+    let linked = all.iter().filter(|(_, owner)| owner.by_bridge);
+    let missing = Orphans::among(linked.map(|(identity, _)| *identity).collect())?;
+    // The links first: namespaces are the dearer look.
+    let may_live = |owner: &Owner| !owner.by_bridge || owner.why_unreachable().is_none();
+    let alive = all.iter().filter(|(identity, owner)| missing.has(identity) && may_live(owner));
+    let alive = alive.map(|(identity, _)| *identity).collect();
+    Ok(missing.without(&alive))
 }
 
 /// What can stand in a comment that `nft -f` reads back.
@@ -117,7 +138,7 @@ pub(crate) fn host_link(route: &mut Socket, attachment: &Attachment) -> Result<O
 
 /// A link with one of the names that an identity can have, unless it says that it is somebody else's.
 pub(crate) fn link_of(route: &mut Socket, identity: &[u8; 16]) -> Result<Option<Link>> {
-    let owner = format!("oxbridge {} ", hex(identity));
+    let owner = format!("oxbridge {} ", attachment::hex(identity));
     for name in (0..MAX_HOST_IFNAME_ATTEMPTS).map(|attempt| host_ifname(identity, attempt)) {
         // Who had this name when the link was made may be gone.
         let Some(link) = link::by_name(route, &name)? else { continue };
@@ -127,21 +148,6 @@ pub(crate) fn link_of(route: &mut Socket, identity: &[u8; 16]) -> Result<Option<
         }
     }
     Ok(None)
-}
-
-/// Lower-case hex digits, as in comments.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// The identity that a comment begins with.
-pub(crate) fn identity(comment: &str) -> Option<[u8; 16]> {
-    let digits = comment.split(' ').next().filter(|word| word.len() == 32 && word.is_ascii())?;
-    let mut identity = [0; 16];
-    for (byte, at) in identity.iter_mut().zip((0..32).step_by(2)) {
-        *byte = u8::from_str_radix(&digits[at..at + 2], 16).ok()?;
-    }
-    Some(identity)
 }
 
 #[cfg(test)]
@@ -178,15 +184,5 @@ mod tests {
         let file = Owner { netns: Some("/proc/self/status".to_owned()), ..owner() };
         // A file of procfs passes for a namespace of old kernels.
         assert_eq!(file.why_unreachable(), None);
-    }
-
-    #[test]
-    fn identities_stand_in_comments() {
-        let attachment = Attachment { network: "n".into(), container_id: "c".into(), ifname: "eth0".into() };
-        assert_eq!(identity(&attachment.comment()), Some(attachment.identity()));
-        assert_eq!(hex(&attachment.identity()), attachment.identity_hex());
-        for text in ["", "x", &"g".repeat(32), &"é".repeat(16)] {
-            assert_eq!(identity(text), None);
-        }
     }
 }

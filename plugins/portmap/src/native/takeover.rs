@@ -3,13 +3,14 @@
 use std::collections::{HashMap, HashSet};
 
 use cni::Error;
+use cni::attachment::read_identity;
 use netlink::nft::{Batch, Family, Nft};
 use netlink::{Result, Socket};
-use ruleset::TABLE;
+use ruleset::{Found, TABLE};
 
 use super::layout::{self, OWNERS, Wanted};
-use super::owner::{self, Owner};
-use super::{FAMILIES, Found, Request};
+use super::owner::Owner;
+use super::{FAMILIES, Request};
 
 /// What was found in the way, and is removed by the transaction.
 pub(super) struct Cleared {
@@ -40,7 +41,7 @@ pub(super) fn clear(
     for target in request.targets {
         for wanted in layout::elements(target, &request.first) {
             for holder in index.holders(target.family(), &wanted, request) {
-                let identity = holder.element.comment.as_deref().and_then(owner::identity);
+                let identity = holder.element.comment.as_deref().and_then(read_identity);
                 if identity.is_some_and(|id| gone.contains_key(&id)) {
                     continue;
                 }
@@ -85,7 +86,7 @@ pub(super) fn clear(
     }
     for (family, set, key) in replaced {
         let of_gone = |f: &Found| {
-            let identity = f.element.comment.as_deref().and_then(owner::identity);
+            let identity = f.element.comment.as_deref().and_then(read_identity);
             identity.is_some_and(|id| gone.contains_key(&id))
         };
         let found = index.get(family, set, key);
@@ -122,7 +123,7 @@ fn clear_family(
         && own_owner.as_ref().and_then(|o| o.comment.as_ref()) == Some(&owner);
     let is_published = is_published && target.is_some();
     let is_gone = |f: &Found| {
-        let identity = f.element.comment.as_deref().and_then(owner::identity);
+        let identity = f.element.comment.as_deref().and_then(read_identity);
         identity.is_some_and(|id| gone.contains_key(&id))
     };
     let is_going = |f: &&Found| is_gone(f) || !is_published && ruleset::is_owned(&f.element, request.attachment);
@@ -198,12 +199,5 @@ fn refusal(wanted: &Wanted, holder: &Found, why: &str) -> Error {
 
 /// Whose the element is, for people.
 fn name(found: &Found) -> String {
-    let comment = found.element.comment.as_deref().unwrap_or_default();
-    match comment.split(' ').collect::<Vec<_>>()[..] {
-        [_, network, container, ifname] => {
-            format!("container {container} (network {network}, interface {ifname})")
-        }
-        [_, network, container] => format!("container {container}… (network {network})"),
-        _ => format!("an unknown owner (comment \"{comment}\")"),
-    }
+    ruleset::describe(found.element.comment.as_deref().unwrap_or_default())
 }
