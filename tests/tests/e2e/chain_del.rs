@@ -86,7 +86,8 @@ impl Circumstances {
         let is_nameless = self.made_by == Suite::Reference && self.previous != Previous::There;
         (is_there && is_nameless && !is_reached).then_some(
             "the reference gives its links random names and no mark: without the result only the pod's interface leads to \
-             the host's end, which goes with the namespace",
+             the host's end, which goes with the namespace; and what it has for all interfaces of a container (ifb, chain of \
+             ports) may be that of another one, as long as there is another interface in the namespace",
         )
     }
 }
@@ -319,12 +320,23 @@ impl Case<'_> {
         let first = if self.plugins.len() == 1 { self.first.clone() } else { by_then(self.first, config) };
         del(&first, &mut notes);
         match self.circumstances.exception() {
-            Some(_) => drop(host.end(pod)),
+            Some(_) => self.del_after_the_end(pod, &mut notes),
             None => host.unmount(&pod.path),
         }
         let diff = before.diff(&host.snapshot());
         notes.extend(Some(format!("left:\n{diff}")).filter(|_| !diff.is_empty()));
         notes
+    }
+}
+
+impl Case<'_> {
+    /// Where something has to be left as long as the namespace is there.
+    fn del_after_the_end(&self, pod: Pod, notes: &mut Vec<String>) {
+        let pod = self.host.end(pod);
+        for plugin in self.plugins.iter().rev().chain([self.first]) {
+            let reply = Chain::new(self.host, Vec::new()).call(plugin).pod(&pod).config(plugin).del();
+            notes.extend(Some(format!("last DEL: {reply}")).filter(|_| !reply.status.success()));
+        }
     }
 }
 

@@ -134,6 +134,7 @@ fn pods_of_the_reference_live_on_when_ours_are_copied_over() {
         for a in &old {
             chain(&host, a.port).check(&a.pod, &a.result);
         }
+        assert_eq!(run(&host, "look"), "");
         let new = attach(&host, 9001);
         assert_work(&host, &[&old[0], &new]);
         assert_eq!(limited(&host), old.len() + 1);
@@ -193,6 +194,7 @@ fn pods_of_ours_live_on_when_the_reference_is_put_back() {
         run(&host, "install");
         let pods: Vec<Attached> = (8001..8004).map(|port| attach(&host, port)).collect();
         run(&host, "back");
+        assert!(run(&host, "look").contains("bridge is not Oxbridge's"));
         let new = attach(&host, 9001);
         assert_work(&host, &[&pods[0], &new]);
         for (plugin, (name, expected)) in chain(&host, pods[0].port).plugins.iter().zip(CHECK_SAYS) {
