@@ -35,6 +35,8 @@ mod flannel_del;
 mod flannel_gc_status;
 mod gc_status;
 mod host_local;
+mod hostile;
+mod hostile_pod;
 mod layer2;
 mod loopback;
 mod macspoof;
