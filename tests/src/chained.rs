@@ -89,6 +89,11 @@ impl<'h> Chain<'h> {
         Self { host: self.host, suite: self.suite, plugins }
     }
 
+    /// Where it is.
+    pub fn host(&self) -> &'h Host {
+        self.host
+    }
+
     /// A call of one of the plugins; the config is still missing.
     pub fn call(&self, plugin: &Value) -> Call<'h> {
         let name = plugin["type"].as_str().unwrap();
@@ -126,6 +131,23 @@ impl<'h> Chain<'h> {
         for plugin in self.plugins.iter().rev() {
             self.call(plugin).pod(pod).config_with(plugin, result).del().ok();
         }
+    }
+
+    /// DEL of all as runtimes repeat it: what fails is asked once more. What the failed ones said.
+    ///
+    /// # Panics
+    /// When one fails twice.
+    pub fn del_until_done(&self, pod: &Pod, result: &Value) -> Vec<String> {
+        let del = |plugin| self.call(plugin).pod(pod).config_with(plugin, result).del();
+        let mut errors = Vec::new();
+        for plugin in self.plugins.iter().rev() {
+            let reply = del(plugin);
+            if !reply.status.success() {
+                errors.push(reply.failure().msg);
+                del(plugin).ok();
+            }
+        }
+        errors
     }
 
     /// GC of all, the last one first. `null`: without a list.

@@ -46,7 +46,7 @@ const IF_OPER_UP: u8 = 6;
 pub type Mac = [u8; 6];
 
 /// What the kernel says of a link.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Link {
     /// Interface index, unique in its namespace.
     pub index: u32,
@@ -156,18 +156,21 @@ fn get(
     socket.get(&request, |e| e.is(Errno::ENODEV), |m| read(&m))
 }
 
-/// All links of the namespace; use it only where no name or index is known, it costs time for each link.
-pub fn list(socket: &mut Socket) -> Result<Vec<Link>> {
+/// All links of this kind; use it only where no name or index is known, it costs time for each.
+pub fn list_of(socket: &mut Socket, kind: &str) -> Result<Vec<Link>> {
     socket.dump(
         libc::RTM_GETLINK,
         |w| {
-            w.header(&[0; IFINFOMSG_LEN]);
+            w.header(&[0; IFINFOMSG_LEN]).nest(IFLA_LINKINFO, |w| {
+                w.str(IFLA_INFO_KIND, kind);
+            });
         },
-        |m| read(&m),
+        // A kernel without the kind's module does not filter.
+        |m| read(&m).filter(|l| l.is(kind)),
     )
 }
 
-/// The ports of a bridge; like [`list`], it costs time for each.
+/// The ports of a bridge; like [`list_of`], it costs time for each.
 pub fn ports(socket: &mut Socket, bridge: u32) -> Result<Vec<Link>> {
     socket.dump(
         libc::RTM_GETLINK,
@@ -423,22 +426,8 @@ pub(crate) fn read(message: &Message<'_>) -> Option<Link> {
         return None;
     }
     let head = message.body.get(..IFINFOMSG_LEN)?;
-    let mut link = Link {
-        index: u32_ne(&head[4..])?,
-        name: String::new(),
-        kind: None,
-        mac: None,
-        mtu: 0,
-        tx_queue_len: 0,
-        flags: u32_ne(&head[8..])?,
-        is_operational: false,
-        master: None,
-        peer: None,
-        alias: None,
-        bridge: None,
-        port: None,
-        accept_ra: None,
-    };
+    let (index, flags) = (u32_ne(&head[4..])?, u32_ne(&head[8..])?);
+    let mut link = Link { index, flags, ..Link::default() };
     for (kind, value) in Attrs::behind(message.body, IFINFOMSG_LEN) {
         match kind {
             IFLA_ADDRESS => link.mac = value.try_into().ok(),

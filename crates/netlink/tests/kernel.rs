@@ -407,7 +407,7 @@ fn maps_of_ports_and_what_is_done_with_them_read_as_meant() {
             });
             batch.add_entry(family, TABLE, "ports", port, entry, "owner one");
         }
-        batch.add_chain(Family::Ip, TABLE, "out", Some(Hook::OUTPUT_NAT));
+        batch.add_chain(Family::Ip, TABLE, "out", Some(Hook::OUTPUT_NAT_FIRST));
         batch.add_learning_set(Family::Ip, TABLE, "hosts", SetType::IPV4, 65535);
         batch.add_rule(Family::Ip, TABLE, "out", "hosts", |r| {
             r.learn(&[Part::Packet(Offset::IP_DESTINATION)], "hosts");
@@ -435,7 +435,7 @@ fn maps_of_ports_and_what_is_done_with_them_read_as_meant() {
             "type inet_proto . inet_service : ipv4_addr . inet_service",
             "tcp . 8080 comment \"owner one\" : 10.1.0.5 . 80",
             "udp . 53 comment \"owner one\" : ::1 . 5353",
-            "type nat hook prerouting priority dstnat - 1; policy accept;",
+            "type nat hook prerouting priority dstnat + 1; policy accept;",
             "fib daddr type local dnat ip to meta l4proto . th dport map @ports comment \"ports\"",
             "fib daddr type local dnat ip6 to meta l4proto . th dport map @ports comment \"ports\"",
             "add @hosts { ip daddr } comment \"hosts\"",
@@ -457,7 +457,8 @@ fn maps_of_ports_and_what_is_done_with_them_read_as_meant() {
         assert_eq!(chains.len(), 6);
         let forward = chains.iter().find(|c| c.name == "forwarded").unwrap();
         assert_eq!((forward.hook, forward.kind.as_str(), forward.priority, forward.drops), (2, "filter", 0, false));
-        assert!(chains.iter().any(|c| c.family == Family::Ip6 && c.priority == -101));
+        assert!(chains.iter().any(|c| c.family == Family::Ip6 && c.priority == -99));
+        assert!(chains.iter().any(|c| c.name == "out" && c.priority == -101));
     });
 }
 

@@ -11,12 +11,12 @@ mod owner;
 pub mod spoof;
 mod value;
 
-pub use owner::{is_owned, is_owner, is_stale};
+pub use owner::{describe, is_owned, is_owner, marked_identity, tell_of_orphans};
 pub use value::{bytes, mask, name_key};
 
 use std::time::{Duration, Instant};
 
-use cni::{Attachment, Error};
+use cni::Error;
 use netlink::nft::{Batch, Element, Family, Nft, Rule};
 use netlink::{Errno, Result};
 
@@ -42,6 +42,17 @@ pub struct NewElement {
     pub value: Option<Vec<u8>>,
 }
 
+/// An element where it is.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Of the table.
+    pub family: Family,
+    /// Name of the set or map.
+    pub set: String,
+    /// The element.
+    pub element: Element,
+}
+
 /// A part of the ruleset that a plugin keeps: chains, rules that are the same for all pods, and the sets that they
 /// look into.
 pub trait Skeleton {
@@ -60,14 +71,14 @@ pub trait Skeleton {
     }
 }
 
-/// Puts the elements of an attachment into the ruleset, and before them what they need.
+/// Puts the elements of an attachment into the ruleset, and before them what they need. `comment`: that says whose they
+/// are ([`Attachment::comment`](cni::Attachment::comment)).
 pub fn install(
     nft: &mut Nft,
-    attachment: &Attachment,
+    comment: &str,
     skeletons: &[Box<dyn Skeleton>],
     elements: &[NewElement],
 ) -> std::result::Result<(), Error> {
-    let comment = attachment.comment();
     let mut replace = false;
     transaction("adding the pod's rules to nf_tables", || {
         let generation = nft.generation()?;
@@ -88,8 +99,8 @@ pub fn install(
                 batch.delete_element(*family, TABLE, set, key);
             }
             match value {
-                Some(value) => batch.add_entry(*family, TABLE, set, key, value, &comment),
-                None => batch.add_element(*family, TABLE, set, key, &comment),
+                Some(value) => batch.add_entry(*family, TABLE, set, key, value, comment),
+                None => batch.add_element(*family, TABLE, set, key, comment),
             };
         }
         let result = nft.commit(batch);
@@ -129,28 +140,57 @@ fn rests(skeleton: &dyn Skeleton, rules: &[Rule]) -> Vec<Rule> {
     rules.iter().filter(is_of_it).cloned().collect()
 }
 
+/// nf_tables, if the kernel has it.
+///
+/// # Errors
+/// Why it cannot be told.
+pub fn open() -> std::result::Result<Option<Nft>, Error> {
+    let opened = Nft::open().and_then(|mut nft| nft.generation().map(|_| nft));
+    match opened {
+        Ok(nft) => Ok(Some(nft)),
+        Err(error) if is_unsupported(&error) => Ok(None),
+        Err(error) => Err(Error::internal(format!("failed to open nf_tables: {error}"))),
+    }
+}
+
+/// All elements of these sets; none of a set that is not there.
+pub fn elements(nft: &mut Nft, sets: impl IntoIterator<Item = (Family, String)>) -> Result<Vec<Found>> {
+    let mut all = Vec::new();
+    for (family, set) in sets {
+        let found = nft.elements(family, TABLE, &set)?;
+        all.extend(found.into_iter().map(|element| Found { family, set: set.clone(), element }));
+    }
+    Ok(all)
+}
+
 /// Removes the elements of these sets for which `is_gone` holds, and in the same transaction what `more` adds to it.
+/// Returned is what was removed of the sets. `is_gone` is asked after the elements were read, and what it says is
+/// acted upon only if nobody has changed anything since.
 pub fn remove(
     nft: &mut Nft,
     sets: impl Fn(&mut Nft) -> Result<Vec<(Family, String)>>,
     is_gone: impl Fn(&Element) -> bool,
     more: impl Fn(&mut Nft, &mut Batch) -> Result<()>,
-) -> std::result::Result<(), Error> {
+) -> std::result::Result<Vec<Found>, Error> {
+    let mut removed = Vec::new();
     transaction("removing the pod's rules from nf_tables", || {
+        removed.clear();
         let generation = match nft.generation() {
             // A kernel without nf_tables holds nothing of ours.
             Err(error) if is_unsupported(&error) => return Ok(()),
             generation => generation?,
         };
         let mut batch = Batch::if_generation(generation);
-        for (family, set) in sets(nft)? {
-            for element in nft.elements(family, TABLE, &set)?.iter().filter(|e| is_gone(e)) {
-                batch.delete_element(family, TABLE, &set, &element.key);
-            }
+        let sets = sets(nft)?;
+        removed = elements(nft, sets)?;
+        removed.retain(|found| is_gone(&found.element));
+        for Found { family, set, element } in &removed {
+            batch.delete_element(*family, TABLE, set, &element.key);
         }
         more(nft, &mut batch)?;
         nft.commit(batch)
-    })
+    })?;
+    Ok(removed)
 }
 
 /// Whether a chain has a rule with this comment.

@@ -18,7 +18,10 @@ pub fn netlink(input: &[u8]) {
     let socket = &mut socket;
     match choice % 16 {
         0 => told(link::by_name(socket, "eth0")),
-        1 => told(link::list(socket).inspect(|links| links.iter().for_each(|l| told(Ok((l.is_up(), l.is("veth"))))))),
+        1 => told(
+            link::list_of(socket, "ifb")
+                .inspect(|links| links.iter().for_each(|l| told(Ok((l.is_up(), l.is("veth")))))),
+        ),
         2 => told(link::ports(socket, 7)),
         3 => told(addr::list(socket, 7)),
         4 => told(addr::list_v6(socket, 7)),

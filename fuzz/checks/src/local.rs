@@ -75,6 +75,7 @@ fn whole(store: &Store, own: &Path) {
 
 /// A record that was understood is written as one that says the same.
 fn recorded(record: &Record, own: &Path) {
+    let _ = record.trace();
     for address in &record.addresses {
         assert!(record.counts_for(address.ip, address.stamp));
     }

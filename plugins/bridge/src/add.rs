@@ -214,9 +214,9 @@ fn install_rules(
     let owner = attachment.clone();
     undo.push("removing the pod's rules", move || {
         let mut nft = Nft::open().map_err(|e| Error::internal(e.to_string()))?;
-        ruleset::remove(&mut nft, rules::sets, |element| ruleset::is_owned(element, &owner), |_, _| Ok(()))
+        ruleset::remove(&mut nft, rules::sets, |element| ruleset::is_owned(element, &owner), |_, _| Ok(())).map(drop)
     });
-    ruleset::install(&mut nft, attachment, &skeletons, &elements)
+    ruleset::install(&mut nft, &attachment.comment(), &skeletons, &elements)
 }
 
 /// The host must not go on sending to an earlier owner of the addresses.

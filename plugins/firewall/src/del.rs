@@ -21,4 +21,5 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
         asks_firewalld: !matches!(backend.as_str(), "nftables" | "iptables"),
         scope: Scope::Everywhere,
     })
+    .map(drop)
 }

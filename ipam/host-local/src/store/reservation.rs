@@ -45,7 +45,7 @@ pub(crate) struct Reservation {
     pub(crate) content: Content,
 }
 
-/// No id and no interface name come near it.
+/// What is longer is no reservation, and is not made one.
 const MAX_LENGTH: u64 = 4096;
 const MAX_IFNAME: usize = 15;
 
@@ -60,6 +60,11 @@ impl Owner {
             Some(ifname) => format!("{}\r\n{ifname}", self.container_id),
             None => self.container_id.clone(),
         }
+    }
+
+    /// Whether its file could be read back.
+    pub(crate) fn is_too_long(&self) -> bool {
+        self.content().len() as u64 > MAX_LENGTH
     }
 
     /// The same container as a file of the old format names it.
