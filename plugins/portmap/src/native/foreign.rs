@@ -368,7 +368,6 @@ mod tests {
             let text = format!("{}{}", words.concat(), String::from_utf8_lossy(&bytes));
             let _ = (holder(&text, String::new()).to_string(), crate::reference::owner(&text), iptables::translation(&text));
             let _ = owner::Owner::parse(&text).comment();
-            let _ = owner::identity(&text);
         }
     }
 }
