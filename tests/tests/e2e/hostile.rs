@@ -182,6 +182,27 @@ fn ips_without_number(host: &Host, pod: &Pod, tuning: &Value, result: &Value) {
     host.plugin("tuning").pod(pod).config_with(tuning, &many).add().failure().is(5, "larger than 16 MiB");
 }
 
+#[test]
+fn files_that_a_config_names_are_not_waited_for() {
+    case(|| {
+        if settings::is_reference() {
+            tests::skip("it waits for the writer of a FIFO");
+        }
+        let host = Host::new();
+        no_namespaces(&host);
+        let before = host.snapshot();
+        for file in ["fifo", "huge", "loop", ""] {
+            let path = format!("/run/test/{file}");
+            let flannel = json!({ "cniVersion": "1.0.0", "name": "net", "type": "flannel", "subnetFile": path });
+            let pod = host.pod();
+            host.plugin("flannel").pod(&pod).config(&flannel).add().failure().is(999, &path);
+            let bridge = with(&config::bridge(), json!({ "ipam": { "resolvConf": path } }));
+            host.plugin("bridge").pod(&pod).config(&bridge).add().failure().is(999, &path);
+            host.assert_nothing_made(&before);
+        }
+    });
+}
+
 /// What everybody may write, and what of ours anybody else may read.
 fn too_open(host: &Host) -> String {
     let open = host.run("find /run /var/lib/cni -path /run/test -prune -o -perm /002 ! -type l -printf %M_%p\\n");
