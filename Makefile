@@ -51,7 +51,7 @@ lint: ## check the format and the lints
 bench: ## measure ours and a peer's plugins side by side (PEER=dir, the reference by default)
 	@scripts/bench "$(PEER)"
 
-fuzz: ## fuzz what comes from outside: stdin, prevResult, CNI_ARGS (TIME=60: seconds each)
+fuzz: ## fuzz what comes from outside: configs, results, files, answers of the kernel (TIME=60: seconds each)
 	@scripts/fuzz $(TIME)
 
 prerequisites: ## get what demo, test and bench need besides Rust, or say how to

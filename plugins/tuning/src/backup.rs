@@ -180,7 +180,7 @@ impl Store {
     pub(crate) fn find(&self, attachment: &Attachment) -> Found {
         let mut found = Found::default();
         let [backup, record] = self.files(attachment);
-        match fs::read(&backup) {
+        match fsutil::read_small(&backup) {
             // As leniently as Go reads it.
             Ok(json) => match decode::from_slice(&json) {
                 Ok(attributes) => found.backup = Some(attributes),
@@ -294,7 +294,7 @@ impl Store {
 }
 
 fn read_record(path: &Path) -> io::Result<Record> {
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
+    Ok(serde_json::from_slice(&fsutil::read_small(path)?)?)
 }
 
 fn remove(file: &Path) -> io::Result<()> {

@@ -42,6 +42,8 @@ mod gc_status;
 mod host_local;
 mod host_local_faults;
 mod host_local_heal;
+mod hostile;
+mod hostile_pod;
 mod layer2;
 mod load;
 mod loopback;

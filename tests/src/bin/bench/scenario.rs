@@ -83,7 +83,7 @@ pub(crate) fn many_reservations(ours: &Suite, size: Size, own: &mut Table) -> Ou
     progress(&format!("host-local with {many} reservations"));
     // STATUS and GC are of 1.1.0.
     let config = |store| ipam_config(store).replace("1.0.0", "1.1.0");
-    reserve(&store("ipam-many", 0), size.many_reservations)?;
+    reserve(&store("ipam-many", 0).join("bench"), 30, size.many_reservations)?;
     let hosts = hosts([ours, ours], "ipam-many", "host-local", config)?;
     hosts.iter().try_for_each(Host::warm_up)?;
     let verbs = ["ADD", "CHECK", "STATUS", "DEL"];
