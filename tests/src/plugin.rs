@@ -20,7 +20,7 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::{Host, Place, Pod};
+use crate::{Host, Place, Pod, host::Lost};
 
 /// A plugin that takes longer is stuck: it is killed, and its test fails.
 const STUCK: Duration = Duration::from_secs(25);
@@ -35,6 +35,7 @@ pub struct Call<'h> {
     stdout: Option<Stdio>,
     root: Option<PathBuf>,
     signal: Option<(Signal, Box<dyn Fn() -> bool + Send + 'h>)>,
+    limit: Duration,
 }
 
 impl<'h> Call<'h> {
@@ -56,6 +57,7 @@ impl<'h> Call<'h> {
             stdout: None,
             root: None,
             signal: None,
+            limit: STUCK,
         }
     }
 
@@ -66,6 +68,11 @@ impl<'h> Call<'h> {
 
     /// Who is to be attached, and where.
     pub fn pod(self, pod: &Pod) -> Self {
+        self.id(&pod.id).netns(&pod.path).ifname(&pod.ifname)
+    }
+
+    /// Who was attached, and is gone.
+    pub fn lost(self, pod: &Lost) -> Self {
         self.id(&pod.id).netns(&pod.path).ifname(&pod.ifname)
     }
 
@@ -141,6 +148,12 @@ impl<'h> Call<'h> {
         self
     }
 
+    /// How long it may take, where that is more than usual.
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
     /// Sends it a signal once the condition holds.
     pub fn signal(mut self, signal: Signal, when: impl Fn() -> bool + Send + 'h) -> Self {
         self.signal = Some((signal, Box::new(when)));
@@ -168,14 +181,14 @@ impl<'h> Call<'h> {
         let mut command = Command::new(argv.next().unwrap());
         command.args(argv).env_clear().envs(&self.env);
         command.stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(self.stdout.take().unwrap_or_else(Stdio::piped));
-        let (host, root, stdin, signal) = (self.host, self.root, self.stdin, self.signal);
+        let (host, root, stdin, signal, limit) = (self.host, self.root, self.stdin, self.signal, self.limit);
         host.enter(move || {
             if let Some(root) = root {
                 unshare(CloneFlags::CLONE_FS).unwrap();
                 chroot(&root).unwrap();
                 chdir("/").unwrap();
             }
-            converse(command, &stdin, signal)
+            converse(command, &stdin, signal, limit)
         })
     }
 }
@@ -183,7 +196,7 @@ impl<'h> Call<'h> {
 type When<'h> = (Signal, Box<dyn Fn() -> bool + Send + 'h>);
 
 /// Starts the program, feeds it, and collects what it says.
-fn converse(mut command: Command, stdin: &[u8], signal: Option<When<'_>>) -> Reply {
+fn converse(mut command: Command, stdin: &[u8], signal: Option<When<'_>>, limit: Duration) -> Reply {
     let start = Instant::now();
     let mut child =
         command.process_group(0).spawn().unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
@@ -192,12 +205,17 @@ fn converse(mut command: Command, stdin: &[u8], signal: Option<When<'_>>) -> Rep
     thread::scope(|s| {
         s.spawn(move || {
             if let Some((signal, when)) = signal {
-                while !when() && ended.try_recv() == Err(mpsc::TryRecvError::Empty) && start.elapsed() < STUCK {
+                let is_over = || ended.try_recv() != Err(mpsc::TryRecvError::Empty);
+                while !when() && !is_over() && start.elapsed() < limit {
                     thread::sleep(Duration::from_millis(2));
+                }
+                // The id of a process that has ended may be another's.
+                if is_over() {
+                    return;
                 }
                 _ = kill(pid, signal);
             }
-            if ended.recv_timeout(STUCK) == Err(mpsc::RecvTimeoutError::Timeout) {
+            if ended.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
                 // With what it has started.
                 _ = killpg(pid, Signal::SIGKILL);
             }

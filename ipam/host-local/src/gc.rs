@@ -1,17 +1,25 @@
 //! GC: frees the reservations of attachments that the runtime no longer knows.
 
+use std::collections::HashSet;
+
 use cni::{Call, Error, ValidAttachment};
 
 use crate::config;
 use crate::store::reservation::{Content, Owner};
 use crate::store::{self, Held, Locked, Store};
 
+/// So many errors are told in full: a read-only store has one for each reservation.
+const TOLD: usize = 10;
+
 pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     // No list is no statement; an empty one says that nothing is alive.
     let Some(valid) = call.valid_attachments()? else {
         return Ok(());
     };
-    let store = Store::new(&config::store_root(call), &call.network).map_err(crate::failed)?;
+    let Ok(store) = Store::new(&config::store_root(call), &call.network) else {
+        // Under such a name nothing can have been reserved.
+        return Ok(());
+    };
     let Some(mut locked) = store.lock_existing().map_err(crate::failed)? else {
         return Ok(());
     };
@@ -19,15 +27,16 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     match errors.as_slice() {
         [] => Ok(()),
         [first, ..] => {
-            let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            let some: Vec<String> = errors.iter().take(TOLD).map(ToString::to_string).collect();
             Err(Error::internal(format!("{} of this network's reservations were not freed: {first}", errors.len()))
-                .with_details(all.join("; ")))
+                .with_details(some.join("; ")))
         }
     }
 }
 
 /// Frees all but the valid ones. Returns what could not be freed; an error where nothing could be tried.
 fn collect(locked: &mut Locked<'_>, valid: &[ValidAttachment]) -> Result<Vec<store::Error>, store::Error> {
+    let alive = Alive::new(valid);
     let mut errors = Vec::new();
     for ip in locked.occupied()? {
         let reservation = match locked.read(ip) {
@@ -39,7 +48,7 @@ fn collect(locked: &mut Locked<'_>, valid: &[ValidAttachment]) -> Result<Vec<sto
             }
         };
         let owner = match reservation.content {
-            Content::Owner(owner) if is_valid(&owner, valid) => continue,
+            Content::Owner(owner) if alive.has(&owner) => continue,
             Content::Owner(owner) => Some(owner),
             // Nobody's, and nobody will ask for it.
             Content::Torn => None,
@@ -56,28 +65,34 @@ fn collect(locked: &mut Locked<'_>, valid: &[ValidAttachment]) -> Result<Vec<sto
         }
     }
     for identity in locked.records() {
-        if !speaks_for_any(locked, &identity) {
+        if !locked.speaks_for_any(&identity) {
             errors.extend(locked.remove_record(&identity).err());
         }
     }
     Ok(errors)
 }
 
-/// A reservation of the old format names only the container: it is valid with any interface of it.
-fn is_valid(owner: &Owner, valid: &[ValidAttachment]) -> bool {
-    let same_ifname = |ifname: &str| owner.ifname.as_deref().is_none_or(|own| own == ifname);
-    valid.iter().any(|a| a.container_id == owner.container_id && same_ifname(&a.ifname))
+/// What the runtime knows: a lookup for each reservation, and there may be as many of either.
+struct Alive<'a> {
+    containers: HashSet<&'a str>,
+    attachments: HashSet<(&'a str, &'a str)>,
 }
 
-/// Whether one of the record's reservations is still the one it was made with.
-fn speaks_for_any(locked: &Locked<'_>, identity: &str) -> bool {
-    let Some(record) = locked.record(identity) else { return false };
-    record.addresses.iter().any(|a| match locked.read(a.ip) {
-        Ok(Some(reservation)) => reservation.stamp == a.stamp,
-        Ok(None) => false,
-        // Unreadable: not shown to be stale.
-        Err(_) => true,
-    })
+impl<'a> Alive<'a> {
+    fn new(valid: &'a [ValidAttachment]) -> Self {
+        Self {
+            containers: valid.iter().map(|a| a.container_id.as_str()).collect(),
+            attachments: valid.iter().map(|a| (a.container_id.as_str(), a.ifname.as_str())).collect(),
+        }
+    }
+
+    /// A reservation of the old format names only the container: it is valid with any interface of it.
+    fn has(&self, owner: &Owner) -> bool {
+        match owner.ifname.as_deref() {
+            Some(ifname) => self.attachments.contains(&(owner.container_id.as_str(), ifname)),
+            None => self.containers.contains(owner.container_id.as_str()),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
 //! The DNS part of the result, from a file in the form of resolv.conf(5).
 
-use std::io;
 use std::path::Path;
 
 use cni::{Dns, Error};
+use host::fsutil;
 
 /// Reads the file. An unreadable one fails the ADD: the pod would silently be without DNS.
 pub(crate) fn read(path: &Path) -> Result<Dns, Error> {
-    let failed = |e: io::Error| Error::internal(format!("cannot read resolvConf {}: {e}", path.display()));
-    let bytes = std::fs::read(path).map_err(failed)?;
+    let bytes = fsutil::read_small(path)
+        .map_err(|e| Error::internal(format!("cannot read resolvConf {}: {e}", path.display())))?;
     Ok(parse(&String::from_utf8_lossy(&bytes)))
 }
 

@@ -56,6 +56,18 @@ pub(crate) fn ensure(
     forward(socket, wanted)
 }
 
+/// Whether the bridge has all of these gateways, and the host forwards for them. Nothing is changed.
+pub(crate) fn are_there(socket: &mut Socket, bridge: &Bridge, wanted: &[Cidr]) -> Result<bool, Error> {
+    if wanted.is_empty() {
+        return Ok(true);
+    }
+    let present = present(socket, bridge.index, &bridge.name)?;
+    let forwards = |socket: &mut Socket, v6: bool| {
+        wanted.iter().all(|w| w.is_ipv4() == v6) || netconf::is_forwarding(socket, v6) == Ok(true)
+    };
+    Ok(missing(&present, wanted).is_empty() && forwards(socket, false) && forwards(socket, true))
+}
+
 fn present(socket: &mut Socket, index: u32, name: &str) -> Result<Vec<Address>, Error> {
     addr::list(socket, index).map_err(|e| Error::internal(format!("failed to list the addresses of \"{name}\": {e}")))
 }

@@ -65,7 +65,7 @@ impl Scratch {
         // With another attachment there, it is not known whose the reference's file is.
         let references = self.sibling(attachment).is_none().then(|| self.references_path(attachment));
         for path in [self.path(attachment)].into_iter().chain(references) {
-            let contents = match fs::read(&path) {
+            let contents = match fsutil::read_small(&path) {
                 Err(error) if fsutil::is_missing(&error) => continue,
                 contents => contents.unwrap_or_default(),
             };

@@ -2,9 +2,12 @@
 //!
 //! Sysctls are not restored, as by the reference: they are the namespace's, and end with it.
 
-use cni::{Attachment, Call, Error};
+use cni::{Attachment, Call, Error, Interface};
 use host::netns::NetNs;
+use netlink::link::{self, Link, Mac};
+use netlink::{Protocol, Socket};
 
+use crate::attributes::Attributes;
 use crate::backup::{Found, LinkId, Store};
 use crate::config;
 use crate::pod::Pod;
@@ -53,8 +56,31 @@ fn restore(call: &Call, attachment: &Attachment, found: &Found) -> Vec<String> {
         Ok((_, None)) => return Vec::new(),
         Err(error) => return vec![error.msg],
     };
-    match found.originals(&LinkId::new(&netns, link.index)) {
+    let id = LinkId::new(&netns, link.index);
+    match found.originals(&id) {
+        // The reference does not tell which link it has tuned, and the path may be another pod's by now.
+        Some(originals) if found.of_earlier_add(&id).is_none() && is_anothers(&pod, &link, originals) => Vec::new(),
         Some(originals) => pod.restore(&mut socket, &link, originals),
         None => Vec::new(),
     }
+}
+
+/// Whether the link is not the attachment's: it has another address than the result says, or a host's end that says whose
+/// it is.
+fn is_anothers(pod: &Pod<'_>, link: &Link, originals: &Attributes) -> bool {
+    let is_pods = |i: &&Interface| i.name == link.name && !i.sandbox.is_empty() && !i.mac.is_empty();
+    let told = pod.result.and_then(|result| result.interfaces.iter().find(is_pods));
+    let is =
+        |told: &Interface, mac: Option<Mac>| mac.is_some_and(|m| told.mac.eq_ignore_ascii_case(&host::mac::format(m)));
+    // Before it was tuned it may have had another.
+    let has_other_address = told.is_some_and(|told| !is(told, link.mac) && !is(told, originals.mac));
+    let is_of_another = |alias: String| alias.starts_with("oxbridge ") && alias != pod.attachment.alias();
+    has_other_address || host_end(link).and_then(|end| end.alias).is_some_and(is_of_another)
+}
+
+/// The other end, if it is on the host: indices are unique in one namespace only, so both must name each other.
+fn host_end(link: &Link) -> Option<Link> {
+    let index = link.peer.filter(|_| link.is("veth"))?;
+    let mut host = Socket::open(Protocol::Route).ok()?;
+    link::by_index(&mut host, index).ok()?.filter(|end| end.is("veth") && end.peer == Some(link.index))
 }

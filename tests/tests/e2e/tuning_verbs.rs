@@ -202,6 +202,37 @@ fn a_stale_record_does_not_hide_what_the_reference_has_kept() {
     });
 }
 
+/// What the reference keeps does not tell of which link it is.
+#[test]
+fn a_late_del_of_the_references_pod_leaves_alone_who_has_its_path_now() {
+    case(|| {
+        let host = Host::new();
+        let (gone, here) = (host.named_pod(), host.named_pod());
+        let bridge = with(&tests::config::bridge(), json!({ "name": "tn" }));
+        let tuning = with(&tuning(), json!({ "name": "tn", "promisc": true }));
+        let attach = |pod: &Pod, by_reference: bool| {
+            let call = |name: &str| if by_reference { host.reference(name) } else { host.plugin(name) };
+            let result = call("bridge").pod(pod).config(&bridge).add().result();
+            call("tuning").pod(pod).config_with(&tuning, &result).add().result()
+        };
+        let result = attach(&gone, true);
+        host.mount_netns(&here.ns, &gone.path);
+        attach(&here, false);
+        let is_promiscuous = || here.interface()["flags"].as_array().unwrap().contains(&json!("PROMISC"));
+        for previous in [result, json!(null)] {
+            assert!(is_promiscuous());
+            host.write(&format!("{FOLDER}/{}_eth0.json", gone.id), r#"{ "promisc": false }"#);
+            host.plugin("tuning").pod(&gone).config_with(&tuning, &previous).del().ok();
+            assert!(is_promiscuous());
+        }
+        // Its own pod is restored, as before.
+        let (own, previous) = linked(&host);
+        let result = host.reference("tuning").pod(&own).config_with(&tuning, &previous).add().result();
+        host.plugin("tuning").pod(&own).config_with(&tuning, &result).del().ok();
+        assert!(!own.interface()["flags"].as_array().unwrap().contains(&json!("PROMISC")));
+    });
+}
+
 #[test]
 fn two_attachments_of_one_file_name() {
     case(|| {
