@@ -47,7 +47,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
             host = native::install(nft, &mut route, &request, &made)?;
         }
         Backend::Iptables => {
-            host = Host::look(&mut route).map_err(|e| failed("list the host's addresses", &e))?;
+            host = Host::look(&mut route, &targets).map_err(|e| failed("list the host's addresses", &e))?;
             nft = ruleset::open()?;
             if let Some(nft) = &mut nft {
                 holders::refuse_for_any(nft, &attachment, &targets)?;

@@ -22,7 +22,10 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
         Some(ifname) => !valid.has(container, ifname),
     };
     let mut errors = Vec::new();
-    let mut nft = ruleset::open()?;
+    let mut nft = ruleset::open().unwrap_or_else(|error| {
+        errors.push(error);
+        None
+    });
     let mut ports = UdpPorts::new();
     if let Some(nft) = &mut nft {
         let is_stale = |comment: &str| valid.is_stale(comment);
