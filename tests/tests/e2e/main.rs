@@ -60,6 +60,7 @@ mod reference_pods;
 mod results;
 mod routes;
 mod static_ipam;
+mod status;
 mod suite;
 mod sweep;
 mod tuning_link;

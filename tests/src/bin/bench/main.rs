@@ -78,6 +78,7 @@ fn report(ours: &Suite, peer: &Suite, size: Size) -> Result<(), Box<dyn Error>> 
     run("chains", chain::attachments(suites, size, &mut sides));
     run("connections", connection::to_published_ports(ours, size, &mut own));
     run("start-up", scenario::small_calls(suites, size, &mut sides));
+    run("STATUS", scenario::status(suites, size, &mut sides));
     run("memory and size", scenario::footprint(suites, &mut parts));
     run("memory and size of chained plugins", chain::footprint(suites, &mut parts));
 
