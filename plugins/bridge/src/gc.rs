@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use cni::{Call, Error, delegate};
 use netlink::link::{self, Link};
-use netlink::nft::{Element, Nft};
+use netlink::nft::Element;
 use netlink::{Protocol, Socket};
 use plugin::gc::Valid;
 
@@ -27,10 +27,7 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
 }
 
 fn remove_rules(valid: &Valid) -> Result<(), Error> {
-    let mut nft = match Nft::open() {
-        Err(error) if ruleset::is_unsupported(&error) => return Ok(()),
-        nft => nft.map_err(|e| Error::internal(format!("failed to open nf_tables: {e}")))?,
-    };
+    let Some(mut nft) = ruleset::open()? else { return Ok(()) };
     let is_stale = |element: &Element| element.comment.as_deref().is_some_and(|c| valid.is_stale(c));
     let containers = RefCell::default();
     ruleset::remove(&mut nft, rules::sets, is_stale, |nft, batch| {

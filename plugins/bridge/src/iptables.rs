@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use cni::attachment::sha512_hex;
 use cni::{Attachment, Cidr, Error};
 use host::undo::Undo;
-use netlink::nft::{Batch, Family, Nft};
+use netlink::nft::{Batch, Expression, Family, Nft, Rule};
 use plugin::gc::Valid;
 use ruleset::iptables::{self, save, uses_xtables};
 
@@ -34,8 +34,9 @@ pub(crate) fn install(attachment: &Attachment, addresses: &[Cidr], undo: &mut Un
         let is_there = has_chain(family, attachment)?;
         let owner = attachment.clone();
         let ips: Vec<IpAddr> = of_family.iter().map(Cidr::addr).collect();
-        restore_rules(family, &addition(attachment, &of_family, is_there))?;
+        // Before it is done: a program whose end could not be waited for may have done it.
         undo.push("removing the iptables rules", move || remove(&owner, &ips));
+        restore_rules(family, &addition(attachment, &of_family, is_there))?;
     }
     Ok(())
 }
@@ -55,9 +56,15 @@ pub(crate) fn is_installed(attachment: &Attachment, address: Cidr) -> Result<boo
         let source = ruleset::bytes(address.addr());
         Ok(rules.iter().any(|r| {
             r.chain == "POSTROUTING" && r.target().as_deref() == Some(&chain) && r.compared_values().contains(&source)
-        }) && rules.iter().filter(|r| r.chain == chain).count() >= 2)
+        }) && rules.iter().any(|r| r.chain == chain && is_masquerade(r)))
     };
     look().map_err(|e| Error::internal(format!("failed to read the iptables rules: {e}")))
+}
+
+/// Whether a rule ends in masquerading: by the target of x_tables, as iptables makes it, or by nf_tables' own, as nft does
+/// of it. (It makes nothing of the target for IPv6 but its counter.)
+fn is_masquerade(rule: &Rule) -> bool {
+    matches!(rule.steps().last(), Some(Expression::Other(name)) if ["target", "masq"].contains(&name.as_str()))
 }
 
 /// Removes the attachment's rules: those of these addresses, or all of the container's in the network if none is known.

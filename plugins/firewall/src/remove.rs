@@ -62,14 +62,10 @@ impl Waiting<'_> {
 pub(crate) fn remove(gone: &Gone<'_>) -> Result<Vec<Found>, Error> {
     let mut errors = Vec::new();
     let mut removed = Vec::new();
-    let mut nft = match Nft::open() {
-        Ok(nft) => Some(nft),
-        Err(error) => {
-            let failed = Error::internal(format!("failed to open nf_tables: {error}"));
-            errors.extend(Some(failed).filter(|_| !ruleset::is_unsupported(&error)));
-            None
-        }
-    };
+    let mut nft = ruleset::open().unwrap_or_else(|error| {
+        errors.push(error);
+        None
+    });
     // Our element says that we have let it in: what the reference made for the address is another pod's.
     let is_ours = |nft: &mut Nft, address: IpAddr| {
         let element = pods::element(pods::PODS, address);

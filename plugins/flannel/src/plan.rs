@@ -1,14 +1,17 @@
 //! The delegate: which plugin, and the config it gets.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use cni::{Call, Error, code, delegate};
+use cni::{Call, Error, ValidAttachment, code, delegate};
+use host::fsutil;
 use serde_json::{Value, json};
 
 use crate::config::{Config, Object, get, raw};
 use crate::subnet::{Problem, SubnetEnv};
+
+/// The list of what is alive, under both its names.
+const LISTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
 /// A plugin and its config.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,6 +80,16 @@ impl Delegate {
         self
     }
 
+    /// The same with the list of the attachments that are alive, where the call has one: `null` is an empty one.
+    #[must_use]
+    pub(crate) fn with_valid(self, call: &Call, valid: Option<&[ValidAttachment]>) -> Self {
+        let mut delegate = self.with(call, &LISTS);
+        if valid.is_some_and(<[_]>::is_empty) {
+            set(&mut delegate.config, LISTS[0], json!([]));
+        }
+        delegate
+    }
+
     /// Runs it for a verb that prints nothing; `env` replaces variables of the call. Error: the delegate's own.
     pub(crate) fn run(&self, call: &Call, verb: &str, env: &[(&str, &str)]) -> Result<(), Error> {
         delegate::run_with(call, self.plugin(), verb, env, &self.to_json())
@@ -123,7 +136,7 @@ pub(crate) fn lease(file: &Path) -> Result<SubnetEnv, Error> {
         )
     };
     let path = file.display();
-    let contents = fs::read(file).map_err(|e| {
+    let contents = fsutil::read_small(file).map_err(|e| {
         let missing = e.kind() == ErrorKind::NotFound;
         failed(if missing { code::TRY_AGAIN } else { code::INTERNAL }, format!("open {path}: {}", plain(&e)))
             .with_details(if missing { NOT_THERE } else { "flannel must be able to read the file" })
@@ -238,7 +251,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("subnet.env");
         let error = |contents: Option<&str>| {
-            contents.into_iter().for_each(|contents| fs::write(&file, contents).unwrap());
+            contents.into_iter().for_each(|contents| std::fs::write(&file, contents).unwrap());
             super::lease(&file).unwrap_err()
         };
         let shown = file.display();

@@ -144,6 +144,9 @@ fn restore(family: Family, script: &str) -> Result<(), Error> {
 }
 
 fn with_hint(error: Error) -> Error {
+    if !error.details.is_empty() {
+        return error;
+    }
     error.with_details("backend \"nftables\" (the default) needs no program")
 }
 

@@ -84,8 +84,11 @@ pub fn start_with(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let deadline = Instant::now() + patience;
-    let child = spawn(&mut command)
-        .map_err(|e| Error::internal(format!("failed to start plugin {plugin_type:?} ({}): {e}", file.display())))?;
+    let child = spawn(&mut command).map_err(|e| {
+        let is_busy = e.kind() == io::ErrorKind::ExecutableFileBusy;
+        let code = if is_busy { code::TRY_AGAIN } else { code::INTERNAL };
+        Error::new(code, format!("failed to start plugin {plugin_type:?} ({}): {e}", file.display()))
+    })?;
     Ok(Running::new(child, format!("plugin {plugin_type:?} {verb}"), stdin, deadline))
 }
 
