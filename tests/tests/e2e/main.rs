@@ -66,6 +66,7 @@ mod status;
 mod suite;
 mod survival;
 mod sweep;
+mod trouble;
 mod tuning_link;
 mod tuning_mac;
 mod tuning_reclaim;
