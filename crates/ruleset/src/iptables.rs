@@ -130,12 +130,39 @@ pub fn uses_xtables(family: Family, table: &str) -> bool {
     std::fs::read_to_string(path).is_ok_and(|names| names.lines().any(|name| name == table))
 }
 
-/// Whether the program that changes the rules is there.
+/// Whether the programs that read and change the rules are there. Nothing is started to find out: whoever asks may ask
+/// every few seconds.
 ///
 /// # Errors
-/// Why it cannot be run.
-pub fn ensure_usable(family: Family) -> Result<(), process::Error> {
-    process::run(program(family, "-restore"), &["--version"], b"", PATIENCE).map(drop)
+/// Code 50: which one is missing.
+pub fn ensure_installed(family: Family) -> Result<(), Error> {
+    let programs = [program(family, "-restore"), program(family, "-save")];
+    match programs.into_iter().find(|program| process::find(program).is_none()) {
+        None => Ok(()),
+        Some(missing) => Err(not_installed(&format!("{missing:?} is not in PATH"))),
+    }
+}
+
+/// An error of [`ensure_installed`]'s kind.
+pub fn not_installed(what: &str) -> Error {
+    Error::new(code::NOT_AVAILABLE, format!("iptables cannot be used: {what}")).with_details("install iptables")
+}
+
+/// Network, container id, and the interface's name if it is there, in the comment of a rule: as the reference's plugins
+/// write them, behind `prefix`, which ends with `name: `.
+pub fn owner<'t>(text: &'t str, prefix: &str) -> Option<(&'t str, &'t str, Option<&'t str>)> {
+    let (_, rest) = text.split_once(prefix)?;
+    let (name, rest) = quoted(rest)?;
+    let (id, rest) = quoted(rest.strip_prefix(" id: ")?)?;
+    let ifname = rest.strip_prefix(" if: ").and_then(quoted).map(|(ifname, _)| ifname);
+    Some((name, id, ifname))
+}
+
+/// A quoted word, and what follows it: `iptables-save` escapes the quotes, the kernel has them plain.
+fn quoted(text: &str) -> Option<(&str, &str)> {
+    let text = text.strip_prefix('\\').unwrap_or(text).strip_prefix('"')?;
+    let (word, rest) = text.split_once('"')?;
+    Some((word.strip_suffix('\\').unwrap_or(word), rest))
 }
 
 fn program(family: Family, suffix: &str) -> &'static str {

@@ -51,6 +51,9 @@ pub fn find(plugin_type: &str, cni_path: &str) -> Result<PathBuf, Error> {
         .find(|file| fs::metadata(file).is_ok_and(|m| m.is_file()))
         .ok_or_else(|| {
             Error::internal(format!("failed to find plugin {plugin_type:?} in path [{}]", folders.join(" ")))
+                .with_details(
+                    "install it into one of these folders of the runtime's, or correct its name in the config",
+                )
         })
 }
 
@@ -99,6 +102,12 @@ pub fn run(call: &Call, plugin_type: &str, verb: &str, extra: &[(&str, &str)]) -
 /// [`run`] with another stdin.
 pub fn run_with(call: &Call, plugin_type: &str, verb: &str, extra: &[(&str, &str)], stdin: &[u8]) -> Result<(), Error> {
     start_with(call, plugin_type, verb, extra, stdin)?.wait().map(|_| ())
+}
+
+/// A delegate's answer to a verb that not all plugins have (GC, STATUS): code 4 is how one says that it has not, and no
+/// failure.
+pub fn if_known(answer: Result<(), Error>) -> Result<(), Error> {
+    answer.or_else(|error| if error.code == code::INVALID_ENVIRONMENT { Ok(()) } else { Err(error) })
 }
 
 /// The kernel runs no file that is open for writing, and tells nobody when it is closed.
