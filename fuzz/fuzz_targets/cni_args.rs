@@ -1,4 +1,4 @@
 //! The text of `CNI_ARGS`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| oxbridge_fuzz::cni_args(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_checks::cni_args(data));

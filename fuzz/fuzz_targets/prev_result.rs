@@ -1,4 +1,4 @@
 //! A result of an earlier plugin, or of an IPAM delegate.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| oxbridge_fuzz::prev_result(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_checks::prev_result(data));

@@ -1,4 +1,4 @@
 //! A config as a runtime hands it over.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| oxbridge_fuzz::stdin(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_checks::stdin(data));

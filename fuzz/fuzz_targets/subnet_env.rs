@@ -1,4 +1,4 @@
 //! What flanneld, or whoever writes in its place, leaves in `subnet.env`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| oxbridge_fuzz::subnet_env(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_checks::subnet_env(data));

@@ -27,6 +27,18 @@ use crate::{
 pub const SCRATCH: &str = "/run/test";
 /// Where named pods are found by path.
 pub const NETNS_DIR: &str = "/run/netns";
+/// Where plugins keep when they last looked for what was left behind.
+const SWEPT: &str = "/run/oxbridge";
+
+/// A pod that is gone, as its runtime remembers it.
+pub struct Lost {
+    /// Container id.
+    pub id: String,
+    /// Name of its interface.
+    pub ifname: String,
+    /// Where its namespace was.
+    pub path: String,
+}
 
 /// A node with empty `/run` and `/var/lib/cni`, its own `/sys`, `lo` up and nothing else.
 pub struct Host {
@@ -179,11 +191,38 @@ impl Host {
         assert!(diff.is_empty(), "the host is not as before (- before, + now):\n{diff}");
     }
 
+    /// Makes what plugins do once a minute due again.
+    pub fn pass_a_minute(&self) {
+        for name in self.files(SWEPT).iter().filter(|name| name.contains("-swept-")) {
+            self.run(&format!("touch -d -2minutes {SWEPT}/{name}"));
+        }
+    }
+
+    /// Ends a pod as a crash does: its namespace and its path are gone, and no plugin was told.
+    pub fn lose(&self, pod: Pod) -> Lost {
+        let ports = self.ports();
+        let Pod { id, ifname, path, ns } = pod;
+        self.unmount(&path);
+        drop(ns);
+        self.wait_for_ports(ports.saturating_sub(1));
+        Lost { id, ifname, path }
+    }
+
+    /// The pod after its namespace has ended: another one, empty and of no path, has taken its place.
+    #[must_use]
+    pub fn end(&self, pod: Pod) -> Pod {
+        let Lost { id, ifname, path } = self.lose(pod);
+        Pod { id, ifname, path, ns: NetNs::new() }
+    }
+
+    fn ports(&self) -> usize {
+        self.json("ip -j link show type veth").as_array().unwrap().len()
+    }
+
     /// Waits until the host has so many pods' links: the kernel removes those of a namespace some time after its end.
     pub fn wait_for_ports(&self, count: usize) {
-        let ports = || self.json("ip -j link show type veth").as_array().unwrap().len();
         let deadline = Instant::now() + PATIENCE;
-        while ports() != count && Instant::now() < deadline {
+        while self.ports() != count && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));
         }
     }

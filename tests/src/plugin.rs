@@ -20,7 +20,7 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::{Host, Place, Pod};
+use crate::{Host, Place, Pod, host::Lost};
 
 /// A plugin that takes longer is stuck: it is killed, and its test fails.
 const STUCK: Duration = Duration::from_secs(25);
@@ -68,6 +68,11 @@ impl<'h> Call<'h> {
 
     /// Who is to be attached, and where.
     pub fn pod(self, pod: &Pod) -> Self {
+        self.id(&pod.id).netns(&pod.path).ifname(&pod.ifname)
+    }
+
+    /// Who was attached, and is gone.
+    pub fn lost(self, pod: &Lost) -> Self {
         self.id(&pod.id).netns(&pod.path).ifname(&pod.ifname)
     }
 

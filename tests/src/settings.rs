@@ -45,6 +45,13 @@ pub fn require(plugin: &str) {
     }
 }
 
+/// Ends the running test as skipped if the plugins under test are the reference's: it is about what only ours do.
+pub fn not_for_reference(why: &str) {
+    if is_reference() {
+        crate::skip(format!("not for the reference: {why}"));
+    }
+}
+
 /// The root of the workspace.
 pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()

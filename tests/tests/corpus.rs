@@ -2,10 +2,6 @@
 //! ordinary test from then on. Needs neither root nor libFuzzer.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
-#[allow(unreachable_pub, reason = "it is a library there")]
-#[path = "../../fuzz/src/lib.rs"]
-mod targets;
-
 use std::{fs, path::Path};
 
 /// Runs every input of a target; each must pass without a panic.
@@ -23,20 +19,40 @@ fn replay(target: &str, check: fn(&[u8])) {
 
 #[test]
 fn stdin() {
-    replay("stdin", targets::stdin);
+    replay("stdin", fuzz_checks::stdin);
 }
 
 #[test]
 fn prev_result() {
-    replay("prev_result", targets::prev_result);
+    replay("prev_result", fuzz_checks::prev_result);
 }
 
 #[test]
 fn cni_args() {
-    replay("cni_args", targets::cni_args);
+    replay("cni_args", fuzz_checks::cni_args);
 }
 
 #[test]
 fn subnet_env() {
-    replay("subnet_env", targets::subnet_env);
+    replay("subnet_env", fuzz_checks::subnet_env);
+}
+
+#[test]
+fn store() {
+    replay("store", fuzz_checks::store);
+}
+
+#[test]
+fn index() {
+    replay("index", fuzz_checks::index);
+}
+
+#[test]
+fn netlink() {
+    replay("netlink", fuzz_checks::netlink);
+}
+
+#[test]
+fn nftables() {
+    replay("nftables", fuzz_checks::nftables);
 }

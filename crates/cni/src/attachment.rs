@@ -14,6 +14,8 @@ pub const MAX_HOST_IFNAME_ATTEMPTS: u8 = 4;
 const MAX_ALIAS: usize = 255;
 /// Longest comment of an nftables element that `nft -f` reads back, in bytes, without the NUL.
 const MAX_COMMENT: usize = 127;
+/// What follows the identity in the comment of an attachment that was seen to have a host link by our bridge plugin.
+pub const LINK_MARK: &str = ":veth";
 
 /// One interface of one container on one network.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,23 +53,38 @@ impl Attachment {
 
     /// MAC address of the host's end: bytes 4 to 9 of the identity, made unicast and locally administered.
     pub fn host_mac(&self) -> [u8; 6] {
-        let mut mac: [u8; 6] = first(&self.identity()[4..]);
-        mac[0] = mac[0] & !0x01 | 0x02;
-        mac
+        host_mac(&self.identity())
     }
 
-    /// Alias of the host's end, for people and for telling ours from others': at most 255 bytes.
+    /// Alias of the host's end, for people and for telling ours from others': at most 255 bytes, without control
+    /// characters (`ip` prints it as it is).
     pub fn alias(&self) -> String {
-        truncated(
-            format!("oxbridge {} {} {} {}", self.identity_hex(), self.network, self.container_id, self.ifname),
-            MAX_ALIAS,
-        )
+        self.alias_of(MAX_ALIAS)
+    }
+
+    /// The same with one more word, which is there whole.
+    pub fn alias_with(&self, word: &str) -> String {
+        format!("{} {word}", self.alias_of(MAX_ALIAS.saturating_sub(word.len() + 1)))
+    }
+
+    fn alias_of(&self, max: usize) -> String {
+        let text = format!("oxbridge {} {} {} {}", self.identity_hex(), self.network, self.container_id, self.ifname);
+        truncated(text.replace(char::is_control, "?"), max)
     }
 
     /// Comment of an nftables element: the identity's 32 hex digits, then what people want to know. At most 127 bytes,
     /// printable ASCII without quotes and backslashes, or `nft -f` could not read back what `nft list` prints.
     pub fn comment(&self) -> String {
-        let text = format!("{} {} {} {}", self.identity_hex(), self.network, self.container_id, self.ifname);
+        self.comment_of(&self.identity_hex())
+    }
+
+    /// The same, with the [`LINK_MARK`]: once such an attachment has no host link any more, it is gone.
+    pub fn marked_comment(&self) -> String {
+        self.comment_of(&format!("{}{LINK_MARK}", self.identity_hex()))
+    }
+
+    fn comment_of(&self, owner: &str) -> String {
+        let text = format!("{owner} {} {} {}", self.network, self.container_id, self.ifname);
         let plain =
             |c: char| if (c.is_ascii_graphic() || c == ' ') && !matches!(c, '"' | '\'' | '\\') { c } else { '?' };
         truncated(text.chars().map(plain).collect(), MAX_COMMENT)
@@ -81,6 +98,30 @@ pub fn host_ifname(identity: &[u8; 16], attempt: u8) -> String {
         _ => first(&Sha512::new().chain_update(identity).chain_update([attempt]).finalize()),
     };
     format!("veth{}", hex(&bytes))
+}
+
+/// [`Attachment::host_mac`] of an attachment of which only the identity is known.
+pub fn host_mac(identity: &[u8; 16]) -> [u8; 6] {
+    let mut mac: [u8; 6] = first(&identity[4..]);
+    mac[0] = mac[0] & !0x01 | 0x02;
+    mac
+}
+
+/// The identity that a text begins with: its first word, with or without the [`LINK_MARK`].
+pub fn read_identity(text: &str) -> Option<[u8; 16]> {
+    let word = text.split(' ').next()?;
+    let digits = word.strip_suffix(LINK_MARK).unwrap_or(word).as_bytes();
+    let mut identity = [0; 16];
+    if digits.len() != 2 * identity.len() {
+        return None;
+    }
+    for (byte, pair) in identity.iter_mut().zip(digits.chunks(2)) {
+        for digit in pair {
+            let value = char::from(*digit).to_digit(16).and_then(|value| u8::try_from(value).ok())?;
+            *byte = *byte << 4 | value;
+        }
+    }
+    Some(identity)
 }
 
 /// First `digits` hex digits of the text's SHA-512 (128 at most): what the reference builds its names of.
@@ -98,7 +139,8 @@ fn first<const N: usize>(bytes: &[u8]) -> [u8; N] {
     out
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Lower-case hex digits.
+pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |value: u8| char::from(DIGITS[usize::from(value & 0xf)]);
     bytes.iter().flat_map(|b| [digit(b >> 4), digit(*b)]).collect()
@@ -146,7 +188,9 @@ mod tests {
         assert_eq!(a.host_mac()[1..], a.identity()[5..10]);
         assert_eq!(a.host_mac()[0] & 3, 2);
         assert_eq!(a.alias(), format!("oxbridge {} tn c1 eth0", &whole[..32]));
+        assert_eq!(a.alias_with("x:1"), format!("{} x:1", a.alias()));
         assert_eq!(a.comment(), format!("{} tn c1 eth0", &whole[..32]));
+        assert_eq!(a.marked_comment(), format!("{}:veth tn c1 eth0", &whole[..32]));
     }
 
     #[test]
@@ -156,12 +200,27 @@ mod tests {
     }
 
     #[test]
+    fn identities_stand_in_comments() {
+        let a = attachment("n", "c", "eth0");
+        for text in [a.comment(), a.marked_comment(), a.identity_hex()] {
+            assert_eq!(read_identity(&text), Some(a.identity()), "{text}");
+        }
+        for text in ["", "x", ":veth", &"g".repeat(32), &"é".repeat(16), &format!("{}:ipvlan n", a.identity_hex())] {
+            assert_eq!(read_identity(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn long_and_odd_parts() {
         let a = attachment(&"n".repeat(200), &"c".repeat(64), "ä\"b\\");
         assert_eq!(a.alias().len(), 255);
+        assert!(a.alias_with("x:1").len() == 255 && a.alias_with("x:1").ends_with("c x:1"));
         assert_eq!(a.comment().len(), 127);
+        assert_eq!(a.marked_comment().len(), 127);
         let a = attachment("n", "c", "ä\"b\\'\u{7f}");
         assert!(a.comment().ends_with(" n c ??b???"));
+        let a = attachment("n", "c", "ä\u{1b}[31m");
+        assert!(a.alias().ends_with(" n c ä?[31m"));
         let a = attachment(&"ä".repeat(200), "c", "e");
         assert!(a.alias().len() >= 254);
     }

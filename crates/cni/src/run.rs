@@ -53,10 +53,21 @@ pub fn main<P: Plugin>(plugin: P) -> ExitCode {
     outcome.print(P::NAME)
 }
 
+/// Far more than the config of any call: a list of 2,000 attachments for GC takes 200 KiB. Whoever writes without end
+/// would otherwise take the node's memory.
+const MAX_STDIN: u64 = 16 << 20;
+
 fn read_stdin() -> io::Result<Vec<u8>> {
+    read_config(io::stdin().lock())
+}
+
+fn read_config(stdin: impl Read) -> io::Result<Vec<u8>> {
     // Room for most configs, or they would be read in small pieces.
     let mut bytes = Vec::with_capacity(4096);
-    io::stdin().lock().read_to_end(&mut bytes)?;
+    stdin.take(MAX_STDIN + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_STDIN {
+        return Err(io::Error::other(format!("the config is larger than {} MiB", MAX_STDIN >> 20)));
+    }
     Ok(bytes)
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use nix::libc;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
@@ -38,10 +39,22 @@ pub fn replace(path: &Path, temporary: &Path, contents: &[u8], mode: u32) -> io:
 }
 
 /// Whether the error of a look at a file says that nothing is there, nor can be: a part of the path is missing, is no
-/// folder, is longer than names can be, or has a NUL in it.
+/// folder, is longer than names can be, leads round in a circle, or has a NUL in it.
 pub fn is_missing(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidFilename, InvalidInput, NotADirectory, NotFound};
     matches!(error.kind(), NotFound | NotADirectory | InvalidFilename | InvalidInput)
+        || error.raw_os_error() == Some(libc::ELOOP)
+}
+
+/// Opens a plain file and nothing else: neither what a symbolic link leads to, nor a FIFO, which would make us wait.
+/// `options` say what for.
+pub fn open_plain(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let file = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    match file {
+        Ok(file) if file.metadata()?.is_file() => Ok(file),
+        Err(error) if fs::symlink_metadata(path).map_or(true, |meta| meta.is_file()) => Err(error),
+        _ => Err(io::Error::other("it is not a plain file")),
+    }
 }
 
 /// Removes a file; one that is already gone, or can never have been, is a success. Returns whether it was there.
@@ -103,6 +116,28 @@ mod tests {
         fs::hard_link(&new, &linked).unwrap();
         write_new(&new, b"second", 0o600).unwrap();
         assert_eq!((fs::read(&new).unwrap(), fs::read(&linked).unwrap()), (b"second".to_vec(), b"first".to_vec()));
+    }
+
+    #[test]
+    fn only_plain_files_are_opened_as_such() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("file"), "").unwrap();
+        std::os::unix::fs::symlink(path("file"), path("link")).unwrap();
+        std::os::unix::fs::symlink(path("none"), path("dangling")).unwrap();
+        nix::unistd::mkfifo(&path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        fs::create_dir(path("folder")).unwrap();
+        for create in [false, true] {
+            let open = |name: &str| {
+                open_plain(&path(name), OpenOptions::new().read(true).write(create).create(create)).map(drop)
+            };
+            open("file").unwrap();
+            for name in ["link", "dangling", "fifo", "folder"] {
+                assert!(open(name).unwrap_err().to_string().contains("not a plain file"), "{name}");
+            }
+            assert_eq!(open("new").is_ok(), create);
+        }
+        assert!(!path("none").exists());
     }
 
     #[test]

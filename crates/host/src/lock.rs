@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -75,18 +75,25 @@ impl Lock {
 
     fn take(path: &Path, mode: u32, wait: Duration, kind: Kind) -> Result<Self, Error> {
         let failed = |source| Error::Io { path: path.to_path_buf(), source };
-        let file = open(path, mode).map_err(failed)?;
-        let tried = match kind {
-            Kind::Exclusive => file.try_lock_exclusive(),
-            Kind::Shared => FileExt::try_lock_shared(&file),
-        };
-        match tried {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                wait_for(&file, path, wait, kind)?;
-                Ok(Self { _file: file })
+        let started = Instant::now();
+        loop {
+            let file = open(path, mode).map_err(failed)?;
+            let tried = match kind {
+                Kind::Exclusive => file.try_lock_exclusive(),
+                Kind::Shared => FileExt::try_lock_shared(&file),
+            };
+            match tried {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for(&file, path, started, wait, kind)?,
+                Err(error) => return Err(failed(error)),
             }
-            Err(error) => Err(failed(error)),
+            if is_named(&file, path).map_err(failed)? {
+                return Ok(Self { _file: file });
+            }
+            // Removed, with its folder perhaps, while we opened it or waited: the next caller locks another file.
+            if started.elapsed() >= wait {
+                return Err(failed(io::Error::other("it is removed again and again")));
+            }
         }
     }
 }
@@ -100,47 +107,69 @@ enum Kind {
     Shared,
 }
 
-/// Only root may look into it: a lock that anyone can open, anyone can hold.
-const FOLDER: &str = "/run/oxbridge";
-const NAMESPACE: &str = "/proc/thread-self/ns/net";
-
 impl Lock {
     /// Locks what has this name in the network namespace of the calling thread; as [`Lock::exclusive`].
     pub fn in_namespace(name: &str, wait: Duration) -> Result<Self, Error> {
         // Without a /run of its own (a chroot) the namespace's file serves: it is there for all who share the namespace.
-        let path = file_in_namespace(name).unwrap_or_else(|| PathBuf::from(NAMESPACE));
+        let path = file_in_namespace(name).unwrap_or_else(|| PathBuf::from(crate::run::NAMESPACE));
         Self::exclusive(&path, 0o600, wait)
     }
 
-    /// The same beside others who hold it so; nobody has it exclusively meanwhile.
-    pub fn shared_in_namespace(name: &str, wait: Duration) -> Result<Self, Error> {
-        let path = file_in_namespace(name).unwrap_or_else(|| PathBuf::from(NAMESPACE));
-        Self::take(&path, 0o600, wait, Kind::Shared)
+    /// The same, where others may hold it by [`Lock::beside_others_in_namespace`].
+    pub fn alone_in_namespace(name: &str, wait: Duration) -> Result<Self, Error> {
+        let started = Instant::now();
+        let _turn = turn(name, wait)?;
+        Self::in_namespace(name, wait.saturating_sub(started.elapsed()))
+    }
+
+    /// The same beside others who hold it so; nobody has it alone meanwhile.
+    pub fn beside_others_in_namespace(name: &str, wait: Duration) -> Result<Self, Error> {
+        let started = Instant::now();
+        let _turn = turn(name, wait)?;
+        let path = file_in_namespace(name).unwrap_or_else(|| PathBuf::from(crate::run::NAMESPACE));
+        Self::take(&path, 0o600, wait.saturating_sub(started.elapsed()), Kind::Shared)
     }
 }
 
-/// Named after the namespace, which may be one of several that share a /run.
-fn file_in_namespace(name: &str) -> Option<PathBuf> {
-    let namespace = fs::metadata(NAMESPACE).ok()?.ino();
-    let folder = Path::new(FOLDER);
-    if !folder.is_dir() {
-        fs::DirBuilder::new().mode(0o700).create(folder).ok().or_else(|| folder.is_dir().then_some(()))?;
+/// Passed on the way to a lock that can be shared, and held while that is waited for: else those who share it could take
+/// turns for ever while somebody wants it alone. `None` where there is no file for it, and where it is waited for in vain:
+/// not who waits before us is to be named, but who holds the lock.
+fn turn(name: &str, wait: Duration) -> Result<Option<Lock>, Error> {
+    let Some(path) = file_in_namespace(&format!("{name}-next")) else { return Ok(None) };
+    match Lock::exclusive(&path, 0o600, wait) {
+        Err(Error::Timeout { .. }) => Ok(None),
+        turn => turn.map(Some),
     }
-    let path = folder.join(format!("{name}-{namespace}"));
+}
+
+/// The file to lock, which is there: an empty one is left behind.
+fn file_in_namespace(name: &str) -> Option<PathBuf> {
+    let path = crate::run::path(name)?;
     // Opened twice, here and by whoever locks it, only where it is missing.
-    let writable = path.exists() || fs::OpenOptions::new().create(true).append(true).open(&path).is_ok();
+    let writable = path.exists() || fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path).is_ok();
     writable.then_some(path)
 }
 
-/// Opened read-only, so that a lock file which only root may write still serves; std has no such mode together with O_CREAT.
+/// Opened read-only, so that a lock file which only root may write still serves; std has no such mode together with
+/// O_CREAT. Opening a FIFO would wait for a writer without O_NONBLOCK.
 fn open(path: &Path, mode: u32) -> io::Result<File> {
-    let flags = OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC;
-    Ok(File::from(nix::fcntl::open(path, flags, Mode::from_bits_truncate(mode))?))
+    let flags = OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = File::from(nix::fcntl::open(path, flags, Mode::from_bits_truncate(mode))?);
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a plain file")) }
 }
 
-fn wait_for(file: &File, path: &Path, wait: Duration, kind: Kind) -> Result<(), Error> {
+/// Whether the path still leads to the file that was opened by it.
+fn is_named(file: &File, path: &Path) -> io::Result<bool> {
+    let opened = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(named) => Ok((named.dev(), named.ino()) == (opened.dev(), opened.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn wait_for(file: &File, path: &Path, started: Instant, wait: Duration, kind: Kind) -> Result<(), Error> {
     let failed = |source| Error::Io { path: path.to_path_buf(), source };
-    let started = Instant::now();
     let _ticks = Ticks::start().map_err(failed)?;
     loop {
         let locked = match kind {
@@ -221,6 +250,13 @@ fn set_timer(every: Duration) -> io::Result<()> {
     // SAFETY: `timer` is a whole itimerval that lives over the call; no old value is asked for.
     let code = unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Who holds the lock of another program, for messages; `None` if nobody that is shown does.
+#[must_use]
+pub fn holders_of(path: &Path) -> Option<String> {
+    let holders = holders(&File::open(path).ok()?);
+    (!holders.is_empty()).then(|| held_by(&holders))
 }
 
 fn holders(file: &File) -> Vec<Holder> {
@@ -324,6 +360,33 @@ mod tests {
         drop(held);
         let _exclusive = Lock::exclusive(&path, 0o600, Duration::ZERO).unwrap();
         assert!(matches!(shared(Duration::from_millis(150)), Err(Error::Timeout { .. })));
+    }
+
+    #[test]
+    fn a_lock_file_that_was_removed_meanwhile_is_not_the_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = Lock::exclusive(&path, 0o750, Duration::ZERO).unwrap();
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| Lock::exclusive(&path, 0o750, Duration::from_secs(10)));
+            std::thread::sleep(Duration::from_millis(150));
+            fs::remove_file(&path).unwrap();
+            drop(held);
+            let lock = waiter.join().unwrap().unwrap();
+            assert_eq!(lock._file.metadata().unwrap().ino(), fs::metadata(&path).unwrap().ino());
+        });
+    }
+
+    #[test]
+    fn what_is_no_plain_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        for path in [&fifo, Path::new("/dev/null")] {
+            let error = Lock::exclusive(path, 0o750, Duration::from_secs(10)).unwrap_err();
+            assert!(error.to_string().ends_with("it is not a plain file"), "{error}");
+        }
+        assert!(Lock::exclusive(dir.path(), 0o750, Duration::from_secs(10)).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -52,9 +52,14 @@ impl NetNs {
     /// Opens the namespace at `path` (a bind mount, or a file below `/proc/<pid>`).
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref().to_owned();
-        let file = match File::open(&path) {
+        // A path that was a namespace may have become a FIFO (`/proc/<pid>/fd/<n>`), which must not be waited for.
+        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+        let file = match File::options().read(true).custom_flags(flags).open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::NotFound(path)),
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
+                return Err(Error::NotANamespace { path, reason: "the file is a socket or a device".to_owned() });
+            }
             Err(source) => return Err(Error::Io { action: "open", path, source }),
         };
         let kind = match fstatfs(&file) {
@@ -100,24 +105,7 @@ impl NetNs {
     /// kernel has none (before 5.14) or the namespace may not be entered.
     #[must_use]
     pub fn cookie(&self) -> Option<u64> {
-        self.enter(|| {
-            let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).ok()?;
-            let mut cookie = 0u64;
-            let mut len = 8 as libc::socklen_t;
-            // SAFETY: the kernel writes at most `len` bytes, the size of the living u64 behind the pointer.
-            let result = unsafe {
-                libc::getsockopt(
-                    socket.as_raw_fd(),
-                    libc::SOL_SOCKET,
-                    SO_NETNS_COOKIE,
-                    (&raw mut cookie).cast(),
-                    &raw mut len,
-                )
-            };
-            (result == 0).then_some(cookie)
-        })
-        .ok()
-        .flatten()
+        self.enter(own_cookie).ok().flatten()
     }
 
     /// Works inside the namespace: sockets opened by `work` belong to it, and so does `/proc/sys/net`.
@@ -136,6 +124,19 @@ impl NetNs {
         let _return = Return(home);
         Ok(work())
     }
+}
+
+/// [`NetNs::cookie`] of the calling thread's own namespace.
+#[must_use]
+pub fn own_cookie() -> Option<u64> {
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).ok()?;
+    let mut cookie = 0u64;
+    let mut len = 8 as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, the size of the living u64 behind the pointer.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut len)
+    };
+    (result == 0).then_some(cookie)
 }
 
 impl AsFd for NetNs {
@@ -167,6 +168,19 @@ mod tests {
         let error = NetNs::open(file.path()).unwrap_err();
         assert!(matches!(error, Error::NotANamespace { .. }), "{error}");
         assert!(error.to_string().contains("unknown FS magic on"), "{error}");
+    }
+
+    #[test]
+    fn a_descriptor_that_became_something_else_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        let socket = PathBuf::from(format!("/proc/self/fd/{}", socket.as_raw_fd()));
+        for path in [fifo, socket] {
+            let error = NetNs::open(&path).unwrap_err();
+            assert!(matches!(error, Error::NotANamespace { .. }), "{error}");
+        }
     }
 
     #[test]

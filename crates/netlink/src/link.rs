@@ -31,6 +31,9 @@ const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
 const IPV4_DEVCONF_ROUTE_LOCALNET: u16 = 26;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
+const IFLA_INET6_CONF: u16 = 2;
+/// Position in the array of the link's IPv6 settings (`DEVCONF_*` in `include/uapi/linux/ipv6.h`).
+const DEVCONF_ACCEPT_RA: usize = 3;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const IFLA_INFO_KIND: u16 = 1;
@@ -43,7 +46,7 @@ const IF_OPER_UP: u8 = 6;
 pub type Mac = [u8; 6];
 
 /// What the kernel says of a link.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Link {
     /// Interface index, unique in its namespace.
     pub index: u32,
@@ -71,6 +74,8 @@ pub struct Link {
     pub bridge: Option<BridgeState>,
     /// Of a port of a bridge.
     pub port: Option<PortState>,
+    /// Whether IPv6 takes addresses and routes from router advertisements: the sysctl `accept_ra`. `None` without IPv6.
+    pub accept_ra: Option<u32>,
 }
 
 impl Link {
@@ -151,18 +156,21 @@ fn get(
     socket.get(&request, |e| e.is(Errno::ENODEV), |m| read(&m))
 }
 
-/// All links of the namespace; use it only where no name or index is known, it costs time for each link.
-pub fn list(socket: &mut Socket) -> Result<Vec<Link>> {
+/// All links of this kind; use it only where no name or index is known, it costs time for each.
+pub fn list_of(socket: &mut Socket, kind: &str) -> Result<Vec<Link>> {
     socket.dump(
         libc::RTM_GETLINK,
         |w| {
-            w.header(&[0; IFINFOMSG_LEN]);
+            w.header(&[0; IFINFOMSG_LEN]).nest(IFLA_LINKINFO, |w| {
+                w.str(IFLA_INFO_KIND, kind);
+            });
         },
-        |m| read(&m),
+        // A kernel without the kind's module does not filter.
+        |m| read(&m).filter(|l| l.is(kind)),
     )
 }
 
-/// The ports of a bridge; like [`list`], it costs time for each.
+/// The ports of a bridge; like [`list_of`], it costs time for each.
 pub fn ports(socket: &mut Socket, bridge: u32) -> Result<Vec<Link>> {
     socket.dump(
         libc::RTM_GETLINK,
@@ -418,21 +426,8 @@ pub(crate) fn read(message: &Message<'_>) -> Option<Link> {
         return None;
     }
     let head = message.body.get(..IFINFOMSG_LEN)?;
-    let mut link = Link {
-        index: u32_ne(&head[4..])?,
-        name: String::new(),
-        kind: None,
-        mac: None,
-        mtu: 0,
-        tx_queue_len: 0,
-        flags: u32_ne(&head[8..])?,
-        is_operational: false,
-        master: None,
-        peer: None,
-        alias: None,
-        bridge: None,
-        port: None,
-    };
+    let (index, flags) = (u32_ne(&head[4..])?, u32_ne(&head[8..])?);
+    let mut link = Link { index, flags, ..Link::default() };
     for (kind, value) in Attrs::behind(message.body, IFINFOMSG_LEN) {
         match kind {
             IFLA_ADDRESS => link.mac = value.try_into().ok(),
@@ -443,6 +438,10 @@ pub(crate) fn read(message: &Message<'_>) -> Option<Link> {
             IFLA_MASTER => link.master = u32_ne(value).filter(|m| *m != 0),
             IFLA_OPERSTATE => link.is_operational = value.first() == Some(&IF_OPER_UP),
             IFLA_IFALIAS => link.alias = Some(crate::wire::text(value)),
+            IFLA_AF_SPEC => {
+                let settings = Attrs(value).nested(AF_INET6).find(IFLA_INET6_CONF);
+                link.accept_ra = settings.and_then(|all| u32_ne(all.get(DEVCONF_ACCEPT_RA * 4..)?));
+            }
             IFLA_LINKINFO => {
                 let info = Attrs(value);
                 link.kind = info.string(IFLA_INFO_KIND);

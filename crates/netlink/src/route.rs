@@ -97,6 +97,15 @@ fn with_rest<T>(mut builder: RouteMessageBuilder<T>, route: &Route) -> RouteMess
 
 /// The unicast routes of all tables, of one family.
 pub fn list(socket: &mut Socket, v6: bool) -> Result<Vec<Route>> {
+    list_by(socket, v6, None)
+}
+
+/// Those of them that leave by this link: the kernel leaves out the others, of which a router may have a million.
+pub fn list_of_link(socket: &mut Socket, v6: bool, link: u32) -> Result<Vec<Route>> {
+    list_by(socket, v6, Some(link))
+}
+
+fn list_by(socket: &mut Socket, v6: bool, link: Option<u32>) -> Result<Vec<Route>> {
     let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
     let mut header = [0; RTMSG_LEN];
     header[0] = u8::try_from(family).unwrap_or(0);
@@ -104,8 +113,12 @@ pub fn list(socket: &mut Socket, v6: bool) -> Result<Vec<Route>> {
         libc::RTM_GETROUTE,
         |w| {
             w.header(&header);
+            if let Some(link) = link {
+                w.u32(RTA_OIF, link);
+            }
         },
-        |message| read(&message).filter(|r| r.dst.is_ipv6() == v6),
+        // Older kernels do not filter.
+        |message| read(&message).filter(|r| r.dst.is_ipv6() == v6 && (link.is_none() || r.link == link)),
     )
 }
 

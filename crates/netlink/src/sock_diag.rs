@@ -75,17 +75,20 @@ impl Listener {
 /// The sockets of the calling thread's network namespace that listen on this port: for TCP and SCTP those that accept
 /// connections, for UDP those that are bound and not connected. IPv4 first. `None`: this kernel does not tell.
 pub fn listeners(transport: Transport, port: u16) -> Result<Option<Vec<Listener>>> {
-    let answer = Socket::open(crate::Protocol::SockDiag).and_then(|mut socket| {
-        let mut all = Vec::new();
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            all.extend(list(&mut socket, transport, port, u8::try_from(family).unwrap_or(0))?);
-        }
-        Ok(all)
-    });
-    match answer {
+    match Socket::open(crate::Protocol::SockDiag).and_then(|mut socket| listeners_by(&mut socket, transport, port)) {
         Err(error) if is_unknown(&error) => Ok(None),
         answer => answer.map(Some),
     }
+}
+
+/// The same of the socket's namespace, on a socket of [`crate::Protocol::SockDiag`]; an error where the kernel does not
+/// tell.
+pub fn listeners_by(socket: &mut Socket, transport: Transport, port: u16) -> Result<Vec<Listener>> {
+    let mut all = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        all.extend(list(socket, transport, port, u8::try_from(family).unwrap_or(0))?);
+    }
+    Ok(all)
 }
 
 /// No `sock_diag`, or no module for the protocol.

@@ -55,12 +55,12 @@ impl Socket {
         for option in [libc::NETLINK_CAP_ACK, libc::NETLINK_EXT_ACK, libc::NETLINK_GET_STRICT_CHK] {
             let _ = set_option(&fd, libc::SOL_NETLINK, option, 1);
         }
-        Ok(Self { fd, buf: vec![0; RECEIVE_BUFFER].into() })
+        Ok(Self::from(fd))
     }
 
-    /// Opens a route socket that receives the notifications of these groups (`RTNLGRP_*`).
-    pub(crate) fn listen(groups: &[libc::c_int]) -> Result<Self> {
-        let socket = Self::open(Protocol::Route)?;
+    /// Opens a socket that receives the notifications of these groups (`RTNLGRP_*`, `NFNLGRP_*`).
+    pub(crate) fn listen(protocol: Protocol, groups: &[libc::c_int]) -> Result<Self> {
+        let socket = Self::open(protocol)?;
         // The kernel skips the socket that asked for a change by its number, and an unbound one has the kernel's own.
         bind(socket.fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         for group in groups {
@@ -153,7 +153,7 @@ impl Socket {
         }
     }
 
-    /// Reads one datagram of notifications, which must be there.
+    /// Reads one datagram of notifications, if there is one.
     pub(crate) fn notifications(&mut self, mut each: impl FnMut(Message<'_>)) -> Result<()> {
         if let Some(len) = self.receive(MsgFlags::MSG_DONTWAIT)? {
             Messages(&self.buf[..len]).for_each(&mut each);
@@ -184,6 +184,13 @@ impl Socket {
     }
 }
 
+/// One that somebody else has opened: the kernel, or who plays it, is at its other end.
+impl From<OwnedFd> for Socket {
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd, buf: vec![0; RECEIVE_BUFFER].into() }
+    }
+}
+
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -200,7 +207,7 @@ fn refusal(message: &Message<'_>) -> Option<Error> {
         .then(|| Attrs::behind(message.body, 4 + HEADER_LEN).find(NLMSGERR_ATTR_MSG).map(text))
         .flatten();
     let request = usize::try_from(message.seq.saturating_sub(1)).unwrap_or(0);
-    Some(Error { errno: Errno::from_raw(-code), text, request })
+    Some(Error { errno: Errno::from_raw(code.wrapping_neg()), text, request })
 }
 
 fn set_option(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> Result<()> {

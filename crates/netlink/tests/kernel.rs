@@ -257,6 +257,8 @@ fn addresses_and_routes_carry_all_that_was_stated() {
                 && listed.iter().any(|a| a.ip == v6 && !a.is_tentative())
         );
         let found = route::list(&mut socket, false).unwrap();
+        assert_eq!(route::list_of_link(&mut socket, false, index).unwrap(), found);
+        assert_eq!(route::list_of_link(&mut socket, false, 1).unwrap(), []);
         assert!(found.iter().any(|r| r.table == Some(1000) && r.mtu == Some(1300) && r.advmss == Some(1200)));
         let lo = link::by_name(&mut socket, "lo").unwrap().unwrap().index;
         link::set_up(&mut socket, lo).unwrap();
@@ -407,7 +409,7 @@ fn maps_of_ports_and_what_is_done_with_them_read_as_meant() {
             });
             batch.add_entry(family, TABLE, "ports", port, entry, "owner one");
         }
-        batch.add_chain(Family::Ip, TABLE, "out", Some(Hook::OUTPUT_NAT));
+        batch.add_chain(Family::Ip, TABLE, "out", Some(Hook::OUTPUT_NAT_FIRST));
         batch.add_learning_set(Family::Ip, TABLE, "hosts", SetType::IPV4, 65535);
         batch.add_rule(Family::Ip, TABLE, "out", "hosts", |r| {
             r.learn(&[Part::Packet(Offset::IP_DESTINATION)], "hosts");
@@ -435,7 +437,7 @@ fn maps_of_ports_and_what_is_done_with_them_read_as_meant() {
             "type inet_proto . inet_service : ipv4_addr . inet_service",
             "tcp . 8080 comment \"owner one\" : 10.1.0.5 . 80",
             "udp . 53 comment \"owner one\" : ::1 . 5353",
-            "type nat hook prerouting priority dstnat - 1; policy accept;",
+            "type nat hook prerouting priority dstnat + 1; policy accept;",
             "fib daddr type local dnat ip to meta l4proto . th dport map @ports comment \"ports\"",
             "fib daddr type local dnat ip6 to meta l4proto . th dport map @ports comment \"ports\"",
             "add @hosts { ip daddr } comment \"hosts\"",
@@ -457,7 +459,8 @@ fn maps_of_ports_and_what_is_done_with_them_read_as_meant() {
         assert_eq!(chains.len(), 6);
         let forward = chains.iter().find(|c| c.name == "forwarded").unwrap();
         assert_eq!((forward.hook, forward.kind.as_str(), forward.priority, forward.drops), (2, "filter", 0, false));
-        assert!(chains.iter().any(|c| c.family == Family::Ip6 && c.priority == -101));
+        assert!(chains.iter().any(|c| c.family == Family::Ip6 && c.priority == -99));
+        assert!(chains.iter().any(|c| c.name == "out" && c.priority == -101));
     });
 }
 
@@ -783,5 +786,17 @@ fn who_listens_is_known_with_address_and_inode() {
         assert_eq!(link.to_str(), Some(format!("socket:[{}]", found.inode).as_str()));
         // Not on every kernel is there SCTP: unknown or nobody.
         assert!(ask(Transport::Sctp, 8080).is_none_or(|all| all.is_empty()));
+    });
+}
+
+#[test]
+fn who_changes_the_ruleset_is_told() {
+    in_namespace(|| {
+        let mut monitor = Monitor::ruleset().unwrap();
+        assert_eq!(monitor.next_writer(Instant::now() + Duration::from_millis(50)), Ok(None));
+        assert!(Command::new("nft").args(["add", "table", "ip", "t"]).status().unwrap().success());
+        let writer = monitor.next_writer(Instant::now() + Duration::from_secs(5)).unwrap().unwrap();
+        assert_eq!(writer.name, "nft");
+        assert!(writer.pid > 0 && writer.to_string() == format!("nft (pid {})", writer.pid));
     });
 }

@@ -1,5 +1,10 @@
 //! What is the same in every plugin, between the protocol and the host it runs on.
 
+pub mod gc;
+pub mod host_end;
+pub mod liveness;
+pub mod orphans;
+
 use std::process::ExitCode;
 
 use cni::{Call, Error, Plugin, Version, code};

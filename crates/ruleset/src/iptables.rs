@@ -2,14 +2,20 @@
 //! only where iptables keeps its rules in x_tables. Where it keeps them in nf_tables they are read, and removed,
 //! without a program: [`Nft`](netlink::nft::Nft).
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use cni::Error;
-use host::process;
+use cni::{Error, code};
+use host::{lock, process};
 use netlink::nft::Family;
 
-/// The lock of x_tables is waited for as long.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a program may take: less than other calls wait for one that waits for it.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// How long of this the lock of x_tables is waited for, in seconds: the rest is for the work, and for the programs's own
+/// word that it did not get it.
+const LOCK_WAIT: &str = "6";
+/// How `iptables-restore` ends without the lock (`RESOURCE_PROBLEM` of its xtables.h).
+const NO_LOCK: i32 = 4;
 
 /// Changes the rules: `script` is in the language of `iptables-restore`. What it does not name stays.
 ///
@@ -33,11 +39,30 @@ pub fn restore_xtables(family: Family, script: &str) -> Result<(), Error> {
 }
 
 fn run_restore(program: &str, script: &str) -> Result<(), process::Error> {
-    process::run(program, &["--noflush", "--wait", "10"], script.as_bytes(), PATIENCE + PATIENCE / 2).map(drop)
+    process::run(program, &["--noflush", "--wait", LOCK_WAIT], script.as_bytes(), PATIENCE).map(drop)
 }
 
 fn changing(error: &process::Error) -> Error {
-    Error::internal(format!("failed to change the iptables rules: {error}"))
+    failed("failed to change the iptables rules", error)
+}
+
+/// What a program of iptables could not do, with `what` in front: code 11 if it took too long, or did not get the lock
+/// of x_tables, whose holder is named.
+#[must_use]
+pub fn failed(what: &str, error: &process::Error) -> Error {
+    let error_code = match error {
+        process::Error::Timeout { .. } => code::TRY_AGAIN,
+        process::Error::Failed { status, .. } if status.code() == Some(NO_LOCK) => code::TRY_AGAIN,
+        _ => code::INTERNAL,
+    };
+    let holder = if error_code == code::TRY_AGAIN { lock::holders_of(&lock_file()) } else { None };
+    let holder = holder.map(|holder| format!("; the lock of x_tables is held by {holder}")).unwrap_or_default();
+    Error::new(error_code, format!("{what}: {error}{holder}"))
+}
+
+/// As iptables has it.
+fn lock_file() -> PathBuf {
+    std::env::var_os("XTABLES_LOCKFILE").map_or_else(|| PathBuf::from("/run/xtables.lock"), PathBuf::from)
 }
 
 /// The rules of a table, wherever this host's iptables keeps them: what [`restore`] changes.
@@ -53,7 +78,7 @@ fn run_save(program: &str, table: &str) -> Result<String, process::Error> {
 }
 
 fn reading(error: &process::Error) -> Error {
-    Error::internal(format!("failed to read the iptables rules: {error}"))
+    failed("failed to read the iptables rules", error)
 }
 
 /// The rules of a table of x_tables, as `iptables-save` prints them. `None`: there is no program that could read them;

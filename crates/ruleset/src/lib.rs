@@ -11,12 +11,13 @@ mod owner;
 pub mod spoof;
 mod value;
 
-pub use owner::{is_owned, is_owner, is_stale};
+pub use owner::{describe, is_owned, is_owner, marked_identity, tell_of_orphans};
 pub use value::{bytes, mask, name_key};
 
 use std::time::{Duration, Instant};
 
-use cni::{Attachment, Error};
+use cni::Error;
+use netlink::monitor::Monitor;
 use netlink::nft::{Batch, Element, Family, Nft, Rule};
 use netlink::{Errno, Result};
 
@@ -25,7 +26,9 @@ pub const TABLE: &str = "oxbridge";
 /// What `nft list ruleset` says of the table.
 pub const TABLE_COMMENT: &str = "pod networking by the oxbridge CNI plugins";
 /// Another writer's commit makes ours start anew; a node that commits all the time must not hold us for ever.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(9);
+/// Its name is waited for as long: it comes with its next change.
+const NAMING: Duration = Duration::from_millis(300);
 /// How often a transaction may be refused for what others did between a look and the commit.
 const REFUSALS: u32 = 5;
 
@@ -40,6 +43,17 @@ pub struct NewElement {
     pub key: Vec<u8>,
     /// What the key leads to, in a map.
     pub value: Option<Vec<u8>>,
+}
+
+/// An element where it is.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Of the table.
+    pub family: Family,
+    /// Name of the set or map.
+    pub set: String,
+    /// The element.
+    pub element: Element,
 }
 
 /// A part of the ruleset that a plugin keeps: chains, rules that are the same for all pods, and the sets that they
@@ -60,14 +74,14 @@ pub trait Skeleton {
     }
 }
 
-/// Puts the elements of an attachment into the ruleset, and before them what they need.
+/// Puts the elements of an attachment into the ruleset, and before them what they need. `comment`: that says whose they
+/// are ([`Attachment::comment`](cni::Attachment::comment)).
 pub fn install(
     nft: &mut Nft,
-    attachment: &Attachment,
+    comment: &str,
     skeletons: &[Box<dyn Skeleton>],
     elements: &[NewElement],
 ) -> std::result::Result<(), Error> {
-    let comment = attachment.comment();
     let mut replace = false;
     transaction("adding the pod's rules to nf_tables", || {
         let generation = nft.generation()?;
@@ -88,8 +102,8 @@ pub fn install(
                 batch.delete_element(*family, TABLE, set, key);
             }
             match value {
-                Some(value) => batch.add_entry(*family, TABLE, set, key, value, &comment),
-                None => batch.add_element(*family, TABLE, set, key, &comment),
+                Some(value) => batch.add_entry(*family, TABLE, set, key, value, comment),
+                None => batch.add_element(*family, TABLE, set, key, comment),
             };
         }
         let result = nft.commit(batch);
@@ -129,28 +143,57 @@ fn rests(skeleton: &dyn Skeleton, rules: &[Rule]) -> Vec<Rule> {
     rules.iter().filter(is_of_it).cloned().collect()
 }
 
+/// nf_tables, if the kernel has it.
+///
+/// # Errors
+/// Why it cannot be told.
+pub fn open() -> std::result::Result<Option<Nft>, Error> {
+    let opened = Nft::open().and_then(|mut nft| nft.generation().map(|_| nft));
+    match opened {
+        Ok(nft) => Ok(Some(nft)),
+        Err(error) if is_unsupported(&error) => Ok(None),
+        Err(error) => Err(Error::internal(format!("failed to open nf_tables: {error}"))),
+    }
+}
+
+/// All elements of these sets; none of a set that is not there.
+pub fn elements(nft: &mut Nft, sets: impl IntoIterator<Item = (Family, String)>) -> Result<Vec<Found>> {
+    let mut all = Vec::new();
+    for (family, set) in sets {
+        let found = nft.elements(family, TABLE, &set)?;
+        all.extend(found.into_iter().map(|element| Found { family, set: set.clone(), element }));
+    }
+    Ok(all)
+}
+
 /// Removes the elements of these sets for which `is_gone` holds, and in the same transaction what `more` adds to it.
+/// Returned is what was removed of the sets. `is_gone` is asked after the elements were read, and what it says is
+/// acted upon only if nobody has changed anything since.
 pub fn remove(
     nft: &mut Nft,
     sets: impl Fn(&mut Nft) -> Result<Vec<(Family, String)>>,
     is_gone: impl Fn(&Element) -> bool,
     more: impl Fn(&mut Nft, &mut Batch) -> Result<()>,
-) -> std::result::Result<(), Error> {
+) -> std::result::Result<Vec<Found>, Error> {
+    let mut removed = Vec::new();
     transaction("removing the pod's rules from nf_tables", || {
+        removed.clear();
         let generation = match nft.generation() {
             // A kernel without nf_tables holds nothing of ours.
             Err(error) if is_unsupported(&error) => return Ok(()),
             generation => generation?,
         };
         let mut batch = Batch::if_generation(generation);
-        for (family, set) in sets(nft)? {
-            for element in nft.elements(family, TABLE, &set)?.iter().filter(|e| is_gone(e)) {
-                batch.delete_element(family, TABLE, &set, &element.key);
-            }
+        let sets = sets(nft)?;
+        removed = elements(nft, sets)?;
+        removed.retain(|found| is_gone(&found.element));
+        for Found { family, set, element } in &removed {
+            batch.delete_element(*family, TABLE, set, &element.key);
         }
         more(nft, &mut batch)?;
         nft.commit(batch)
-    })
+    })?;
+    Ok(removed)
 }
 
 /// Whether a chain has a rule with this comment.
@@ -175,13 +218,30 @@ fn hint(error: &netlink::Error) -> &'static str {
     }
 }
 
+/// Who it is that changes the ruleset all the time.
+fn busy() -> String {
+    let writer = Monitor::ruleset().and_then(|mut monitor| monitor.next_writer(Instant::now() + NAMING));
+    match writer {
+        Ok(Some(writer)) => format!("another program keeps changing the ruleset: {writer} did just now"),
+        _ => "another program keeps changing the ruleset (`nft monitor` shows which)".to_owned(),
+    }
+}
+
 /// Runs a transaction until nobody came in between: `attempt` reads what it needs and commits.
 ///
 /// # Errors
 /// What the kernel refuses for another reason, with `what` in front; code 11 if others keep changing the ruleset for
-/// ten seconds.
-pub fn transaction(what: &str, mut attempt: impl FnMut() -> Result<()>) -> std::result::Result<(), Error> {
-    let deadline = Instant::now() + PATIENCE;
+/// nine seconds, and who does where that can be seen.
+pub fn transaction(what: &str, attempt: impl FnMut() -> Result<()>) -> std::result::Result<(), Error> {
+    transaction_within(PATIENCE, what, attempt)
+}
+
+fn transaction_within(
+    patience: Duration,
+    what: &str,
+    mut attempt: impl FnMut() -> Result<()>,
+) -> std::result::Result<(), Error> {
+    let deadline = Instant::now() + patience;
     let mut refusals = 0;
     loop {
         match attempt() {
@@ -198,10 +258,30 @@ pub fn transaction(what: &str, mut attempt: impl FnMut() -> Result<()>) -> std::
                     return Err(Error::internal(format!("{what}: {error}")).with_details(hint(&error)));
                 }
                 if Instant::now() >= deadline {
-                    return Err(Error::new(cni::code::TRY_AGAIN, format!("{what}: {error}, for {PATIENCE:?}"))
-                        .with_details("another program keeps changing the ruleset (`nft monitor` shows which)"));
+                    return Err(Error::new(cni::code::TRY_AGAIN, format!("{what}: {error}, for {patience:?}"))
+                        .with_details(busy()));
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_are_waited_for_until_the_deadline_and_refusals_are_not() {
+        let patience = Duration::from_millis(20);
+        let error = transaction_within(patience, "adding", || Err(Errno::ERESTART.into())).unwrap_err();
+        assert_eq!(error.code, cni::code::TRY_AGAIN);
+        assert!(error.msg.starts_with("adding: ") && error.msg.ends_with(", for 20ms"), "{error}");
+        assert!(error.details.starts_with("another program keeps changing the ruleset"), "{error}");
+        let mut tries = 0;
+        let error = transaction_within(Duration::from_secs(60), "adding", || {
+            tries += 1;
+            Err(Errno::ENOENT.into())
+        });
+        assert_eq!((error.unwrap_err().code, tries), (cni::code::INTERNAL, REFUSALS + 1));
     }
 }

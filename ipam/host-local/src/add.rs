@@ -1,16 +1,21 @@
 //! ADD: one address from each range set, all under one hold of the lock, or none.
 
-use cni::{AddResult, Call, Cidr, Error, IpConfig};
+use cni::{AddResult, Call, Cidr, Error, IpConfig, code};
+use plugin::liveness::Present;
 
 use crate::config::{self, Plan};
-use crate::liveness::Present;
 use crate::resolvconf;
 use crate::store::Store;
+use crate::store::reservation::Owner;
 use crate::transaction::{Request, Transaction};
 
 pub(crate) fn add(call: &Call) -> Result<(), Error> {
     host::signal::install();
     let plan = Plan::new(call)?;
+    if Owner::new(&call.env.container_id, &call.env.ifname).is_too_long() {
+        let text = format!("CNI_CONTAINERID is too long for a reservation: {} bytes", call.env.container_id.len());
+        return Err(Error::new(code::INVALID_ENVIRONMENT, text));
+    }
     let dns = plan.resolv_conf.as_deref().map(resolvconf::read).transpose()?;
     let request = Request {
         attachment: call.attachment(),

@@ -11,7 +11,10 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     let Some(valid) = call.valid_attachments()? else {
         return Ok(());
     };
-    let store = Store::new(&config::store_root(call), &call.network).map_err(crate::failed)?;
+    let Ok(store) = Store::new(&config::store_root(call), &call.network) else {
+        // Under such a name nothing can have been reserved.
+        return Ok(());
+    };
     let Some(mut locked) = store.lock_existing().map_err(crate::failed)? else {
         return Ok(());
     };
@@ -56,7 +59,7 @@ fn collect(locked: &mut Locked<'_>, valid: &[ValidAttachment]) -> Result<Vec<sto
         }
     }
     for identity in locked.records() {
-        if !speaks_for_any(locked, &identity) {
+        if !locked.speaks_for_any(&identity) {
             errors.extend(locked.remove_record(&identity).err());
         }
     }
@@ -67,17 +70,6 @@ fn collect(locked: &mut Locked<'_>, valid: &[ValidAttachment]) -> Result<Vec<sto
 fn is_valid(owner: &Owner, valid: &[ValidAttachment]) -> bool {
     let same_ifname = |ifname: &str| owner.ifname.as_deref().is_none_or(|own| own == ifname);
     valid.iter().any(|a| a.container_id == owner.container_id && same_ifname(&a.ifname))
-}
-
-/// Whether one of the record's reservations is still the one it was made with.
-fn speaks_for_any(locked: &Locked<'_>, identity: &str) -> bool {
-    let Some(record) = locked.record(identity) else { return false };
-    record.addresses.iter().any(|a| match locked.read(a.ip) {
-        Ok(Some(reservation)) => reservation.stamp == a.stamp,
-        Ok(None) => false,
-        // Unreadable: not shown to be stale.
-        Err(_) => true,
-    })
 }
 
 #[cfg(test)]

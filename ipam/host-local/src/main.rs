@@ -8,7 +8,6 @@ mod check;
 mod config;
 mod del;
 mod gc;
-mod liveness;
 mod range;
 mod reclaim;
 mod resolvconf;
@@ -56,6 +55,7 @@ fn failed(error: store::Error) -> Error {
     use host::lock;
     let code = match &error {
         store::Error::Lock(lock::Error::Timeout { .. }) => code::TRY_AGAIN,
+        store::Error::Name(_) => code::INVALID_CONFIG,
         _ => code::INTERNAL,
     };
     Error::new(code, error.to_string())

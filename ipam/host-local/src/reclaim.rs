@@ -1,16 +1,19 @@
-//! Takes back the addresses of attachments that are certainly gone, when an ADD finds nothing else to give.
+//! Takes back the addresses of attachments that are certainly gone: all of them when an ADD finds nothing else to give,
+//! a few at every other ADD.
 //!
 //! After a crash or a reboot no DEL comes for what was alive before, and many runtimes never call GC: without this, a
 //! pool that is full once stays full. An address is looked at only through our record of it, and only while its
-//! reservation file is the very one that was recorded; whether it may be taken is for [liveness](crate::liveness) to say.
+//! reservation file is the very one that was recorded; whether it may be taken is for [liveness](plugin::liveness) to say.
 //!
 //! What was reclaimed stays so, also when the ADD that needed it fails later: its owner is gone whatever becomes of us.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use cni::{Attachment, Error};
+use plugin::liveness::Verdict;
 
-use crate::liveness::Verdict;
 use crate::range::RangeSet;
 use crate::store::record::Record;
 use crate::store::reservation::{Content, Owner};
@@ -19,7 +22,7 @@ use crate::time::utc;
 use crate::transaction::Request;
 
 /// What was found out about the addresses in question.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Tally {
     /// So many are held and have a record that counts.
     pub(crate) recorded: usize,
@@ -27,6 +30,8 @@ pub(crate) struct Tally {
     pub(crate) gone: usize,
     /// So many of those are free now: all, unless files could not be removed.
     pub(crate) freed: usize,
+    /// How many of the others each namespace's pods hold, as far as the runtime named them.
+    pub(crate) namespaces: BTreeMap<String, usize>,
 }
 
 /// An attachment that has reservations, as our record tells.
@@ -50,8 +55,11 @@ pub(crate) fn from_all(locked: &mut Locked<'_>, caller: &Request, set: &RangeSet
         if identity == own {
             continue;
         }
-        if let Some(known) = Known::of(locked, &caller.attachment.network, identity, |ip| set.contains(ip)) {
-            known.judge(locked, caller, |ip| set.contains(ip), &mut tally);
+        match Known::of(locked, &caller.attachment.network, &identity, |ip| set.contains(ip)) {
+            Some(known) => known.judge(locked, caller, |ip| set.contains(ip), &mut tally),
+            // The reference freed what this was about, and knows nothing of records.
+            None if !locked.speaks_for_any(&identity) => _ = locked.remove_record(&identity),
+            None => {}
         }
     }
     Ok(tally)
@@ -60,22 +68,44 @@ pub(crate) fn from_all(locked: &mut Locked<'_>, caller: &Request, set: &RangeSet
 /// Reclaims this one address, with whatever else its holder has.
 pub(crate) fn from_holder(locked: &mut Locked<'_>, caller: &Request, ip: IpAddr) -> Tally {
     let mut tally = Tally::default();
-    let Ok(Some(reservation)) = locked.read(ip) else { return tally };
-    let Content::Owner(Owner { container_id, ifname: Some(ifname) }) = reservation.content else { return tally };
-    let holder = Attachment { network: caller.attachment.network.clone(), container_id, ifname };
-    if holder == caller.attachment {
-        return tally;
-    }
-    if let Some(known) = Known::of(locked, &holder.network, holder.identity_hex(), |of| of == ip) {
+    if let Some(known) = Known::holding(locked, caller, ip) {
         known.judge(locked, caller, |of| of == ip, &mut tally);
     }
     tally
 }
 
+/// So many addresses are looked at by an ADD that finds a free one: about 50 µs each.
+const LOOKS: usize = 2;
+/// An attachment is looked at in passing only when its own ADD must have ended: before, it has no host link either.
+const SETTLED: Duration = Duration::from_secs(60);
+
+/// Reclaims what the next few addresses' holders have: every ADD a few, so that a store heals before it is full.
+pub(crate) fn in_passing(locked: &mut Locked<'_>, caller: &Request) {
+    for ip in locked.look_round(LOOKS) {
+        if let Some(known) = Known::holding(locked, caller, ip)
+            && known.record.age().is_some_and(|age| age >= SETTLED)
+        {
+            known.judge(locked, caller, |of| of == ip, &mut Tally::default());
+        }
+    }
+}
+
 impl Known {
+    /// Who has this address; `None` also where it is the caller.
+    fn holding(locked: &Locked<'_>, caller: &Request, ip: IpAddr) -> Option<Self> {
+        let Content::Owner(Owner { container_id, ifname: Some(ifname) }) = locked.read(ip).ok()??.content else {
+            return None;
+        };
+        let holder = Attachment { network: caller.attachment.network.clone(), container_id, ifname };
+        if holder == caller.attachment {
+            return None;
+        }
+        Self::of(locked, &holder.network, &holder.identity_hex(), |of| of == ip)
+    }
+
     /// `None`: no record that counts for an address which is `wanted`.
-    fn of(locked: &Locked<'_>, network: &str, identity: String, wanted: impl Fn(IpAddr) -> bool) -> Option<Self> {
-        let record = locked.record(&identity)?;
+    fn of(locked: &Locked<'_>, network: &str, identity: &str, wanted: impl Fn(IpAddr) -> bool) -> Option<Self> {
+        let record = locked.record(identity)?;
         if !record.addresses.iter().any(|a| wanted(a.ip)) {
             return None;
         }
@@ -95,6 +125,7 @@ impl Known {
             (reservation.content == owner && record.counts_for(ip, stamp)).then_some(Held { ip, stamp })
         };
         let held: Vec<Held> = record.addresses.iter().filter_map(|a| counts(a.ip)).collect();
+        let identity = identity.to_owned();
         held.iter().any(|held| wanted(held.ip)).then_some(Self { identity, attachment, record, held })
     }
 
@@ -102,7 +133,12 @@ impl Known {
     fn judge(&self, locked: &mut Locked<'_>, caller: &Request, wanted: impl Fn(IpAddr) -> bool, tally: &mut Tally) {
         let count = self.held.iter().filter(|held| wanted(held.ip)).count();
         tally.recorded += count;
-        let Verdict::Gone(why) = caller.present.judge(&self.record, &self.attachment) else { return };
+        let Verdict::Gone(why) = caller.present.judge(&self.record.trace(), &self.attachment) else {
+            if let Some(pod) = &self.record.pod {
+                *tally.namespaces.entry(pod.namespace.clone()).or_default() += count;
+            }
+            return;
+        };
         tally.gone += count;
         let freed = self.free(locked, &why);
         tally.freed += freed.into_iter().filter(|ip| wanted(*ip)).count();

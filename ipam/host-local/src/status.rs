@@ -9,13 +9,14 @@ use cni::{Call, Error, code};
 use host::fsutil::{self, Unwritable};
 
 use crate::config::Plan;
+use crate::resolvconf;
 use crate::store::Store;
 
 pub(crate) fn status(call: &Call) -> Result<(), Error> {
     let not_available = |msg: String| Error::new(code::NOT_AVAILABLE, msg);
     let plan = Plan::new(call).map_err(|e| not_available(e.msg).with_details(e.details))?;
     if let Some(path) = &plan.resolv_conf {
-        File::open(path).map_err(|e| not_available(format!("cannot read resolvConf {}: {e}", path.display())))?;
+        resolvconf::read(path).map_err(plugin::unavailable)?;
     }
     let store = Store::new(&plan.data_dir, &call.network).map_err(|e| not_available(e.to_string()))?;
     probe(&store).map_err(|(msg, advice)| not_available(msg).with_details(advice))
@@ -26,8 +27,9 @@ fn probe(store: &Store) -> Result<(), (String, String)> {
     for folder in [store.folder(), store.own_folder()] {
         writable(folder)?;
     }
+    store.has_own().map_err(|e| (e.to_string(), "remove it".to_owned()))?;
     let lock = store.lock_path();
-    match File::open(&lock) {
+    match fsutil::open_plain(&lock, File::options().read(true)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err((
             format!("cannot open the lock {}: {error}", lock.display()),
             "check its type and its permissions".to_owned(),

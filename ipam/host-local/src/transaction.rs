@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cni::{Attachment, Error};
+use plugin::liveness::{Present, Verdict, describe};
 
 use crate::allocator::Candidates;
-use crate::liveness::{Present, Verdict, describe};
 use crate::range::{RangeSet, number};
 use crate::reclaim::{self, Tally};
 use crate::store::record::{Pod, Record, Recorded};
@@ -53,6 +53,8 @@ struct Former {
 
 /// So many addresses are tried one by one before the folder is listed.
 const TRIES: usize = 32;
+/// So many namespaces are named in the error of a full pool.
+const NAMED: usize = 5;
 
 impl<'a> Transaction<'a> {
     /// Takes the store's lock.
@@ -96,6 +98,8 @@ impl<'a> Transaction<'a> {
             plugin::step()?;
         }
         self.write_record(addresses, former.record)?;
+        let request = self.request;
+        reclaim::in_passing(self.locked()?, request);
         Ok(ips)
     }
 
@@ -154,8 +158,8 @@ impl<'a> Transaction<'a> {
         // Whatever is inside is recorded.
         let Some(record) = &former.record else { return Ok(former) };
         let (id, ifname) = (&self.request.attachment.container_id, &self.request.attachment.ifname);
-        let since = format!("reserved since {}, for {}", utc(record.time), describe(record));
-        match self.request.present.judge(record, &self.request.attachment) {
+        let since = format!("reserved since {}, for {}", utc(record.time), describe(&record.trace()));
+        match self.request.present.judge(&record.trace(), &self.request.attachment) {
             Verdict::Same => Err(duplicate(n, ip, &owner, &format!("{since}: the one of this ADD"))),
             Verdict::Kept(why) => Err(duplicate(n, ip, &owner, &format!("{since}; kept, because {why}"))),
             Verdict::Gone(why) => {
@@ -213,12 +217,11 @@ impl<'a> Transaction<'a> {
         let Some(ip) = requested else {
             let held = self.locked().ok().and_then(|locked| locked.occupied().ok()).unwrap_or_default();
             let held = held.into_iter().filter(|ip| set.contains(*ip)).count();
-            return Error::internal(format!("no IP addresses available in range set: {set}")).with_details(format!(
-                "all of its {} addresses are taken: {held} reservations in {folder}, {} of them with a record, {} of \
-                 those certainly gone",
+            return Error::internal(format!("no IP addresses available in range set: {set}")).with_details(exhausted(
                 set.capacity(),
-                tally.recorded,
-                tally.gone
+                held,
+                &folder,
+                &tally,
             ));
         };
         let range = set.range_of(ip).map(ToString::to_string).unwrap_or_default();
@@ -244,12 +247,12 @@ impl<'a> Transaction<'a> {
             return Some(format!("held by {owner} since {since}, by a plugin that left no record of it"));
         };
         let pod = record.pod.as_ref().map(|pod| format!("pod {}/{}, ", pod.namespace, pod.name)).unwrap_or_default();
-        let why = match self.request.present.judge(&record, &attachment) {
+        let why = match self.request.present.judge(&record.trace(), &attachment) {
             Verdict::Same => "its namespace is the one of this ADD".to_owned(),
             Verdict::Kept(why) => why,
             Verdict::Gone(_) => "its file could not be removed".to_owned(),
         };
-        Some(format!("held by {owner} since {since}, {pod}{}; kept, because {why}", describe(&record)))
+        Some(format!("held by {owner} since {since}, {pod}{}; kept, because {why}", describe(&record.trace())))
     }
 
     fn write_record(&mut self, addresses: Vec<Recorded>, before: Option<Record>) -> Result<(), Error> {
@@ -324,6 +327,25 @@ impl Former {
         let held = |a: &Recorded| self.held.iter().any(|(_, held)| (held.ip, held.stamp) == (a.ip, a.stamp));
         recorded.filter(|a| held(a) && !sets.iter().any(|set| set.contains(a.ip))).copied().collect()
     }
+}
+
+/// In words, who has the addresses of a full pool, and what can become of them.
+fn exhausted(capacity: u128, held: usize, folder: &str, tally: &Tally) -> String {
+    let Tally { recorded, gone, namespaces, .. } = tally;
+    let mut text = format!(
+        "all of its {capacity} addresses are taken, by {held} reservations in {folder}: {} have a record of ours, and their \
+         attachments are alive or may be; {gone} are certainly gone, but could not be freed; {} have no record of ours and \
+         are left to DEL and GC",
+        recorded - gone,
+        held.saturating_sub(*recorded)
+    );
+    let mut most: Vec<(&String, &usize)> = namespaces.iter().collect();
+    most.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    if !most.is_empty() {
+        let most: Vec<String> = most.iter().take(NAMED).map(|(name, count)| format!("{name} ({count})")).collect();
+        text += &format!("; most are held by pods of the namespaces {}", most.join(", "));
+    }
+    text
 }
 
 fn duplicate(n: usize, ip: IpAddr, owner: &Owner, details: &str) -> Error {

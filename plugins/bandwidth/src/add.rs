@@ -6,9 +6,16 @@ use netlink::Protocol;
 use netlink::link::Link;
 
 use crate::config::Plan;
-use crate::{host_end, ifb, shaping};
+use crate::{host_end, ifb, shaping, sweep};
 
 pub(crate) fn add(call: &Call) -> Result<(), Error> {
+    limit(call)?;
+    // The runtime has its answer, and nothing that happens now changes it.
+    sweep::sweep();
+    Ok(())
+}
+
+fn limit(call: &Call) -> Result<(), Error> {
     let plan = Plan::new(call)?;
     let mut result = previous(call)?;
     let attachment = call.attachment();

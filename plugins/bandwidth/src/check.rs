@@ -44,14 +44,14 @@ pub(crate) fn check(call: &Call) -> Result<(), Error> {
 fn check_redirection(socket: &mut Socket, end: &Link, ifb: &Link) -> Result<(), Error> {
     let what = format!("what \"{}\" receives", end.name);
     let filters = tc::filters(socket, end.index).map_err(|e| asking(&what, &e))?;
-    // The reference asks for each twice.
-    let targets: Vec<u32> = filters.into_iter().flat_map(|f| f.redirects).collect();
-    if !targets.is_empty() && targets.iter().all(|t| *t == ifb.index) {
-        return Ok(());
-    }
-    let found = match targets.iter().find(|t| **t != ifb.index) {
-        None => "no filter".to_owned(),
-        Some(index) => format!("sent to the link with index {index}"),
+    // The reference asks for each twice. What comes behind ours is never asked; what comes before may let packets pass.
+    let is_first = filters.first().is_some_and(|f| f.redirects.contains(&ifb.index));
+    let stray = filters.iter().flat_map(|f| &f.redirects).find(|t| **t != ifb.index);
+    let found = match (stray, filters.first()) {
+        (None, _) if is_first => return Ok(()),
+        (Some(index), _) => format!("sent to the link with index {index}"),
+        (None, None) => "no filter".to_owned(),
+        (None, Some(first)) => format!("another program's filter ({}) before ours", first.kind),
     };
     Err(differs(&what, &found, &format!("sent to \"{}\" (index {})", ifb.name, ifb.index)))
 }

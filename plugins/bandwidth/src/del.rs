@@ -13,7 +13,7 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
     let mut socket = plugin::open(netlink::Protocol::Route)?;
     let attachment = call.attachment();
     let looking = |e: netlink::Error| Error::internal(format!("failed to look for what limits a pod: {e}"));
-    let end = host_end::ours(&mut socket, &attachment).map_err(looking)?;
+    let end = plugin::host_end::find(&mut socket, &attachment).map_err(looking)?;
     let candidates = ifb::candidates(&mut socket, &attachment).map_err(looking)?;
     let ifbs = own(&mut socket, call, candidates, previous.as_ref(), end.as_ref()).map_err(looking)?;
     // On a pair of another suite the queueing disciplines go with the pair.
@@ -66,8 +66,8 @@ fn is_anothers(socket: &mut Socket, call: &Call, ifb: &Link, end: Option<&Link>)
         },
     };
     let mut users = Vec::new();
-    for link in link::list(socket)? {
-        if link.is("veth") && shaping::redirects_to(socket, &link, ifb)? {
+    for link in link::list_of(socket, "veth")? {
+        if shaping::redirects_to(socket, &link, ifb)? {
             users.push(link.index);
         }
     }

@@ -1,24 +1,10 @@
 //! The host's end of the pod's veth pair.
 
-use cni::attachment::MAX_HOST_IFNAME_ATTEMPTS;
-use cni::{AddResult, Attachment, Call, Error};
+use cni::{AddResult, Call, Error};
 use host::netns::NetNs;
 use netlink::link::{self, Link};
 use netlink::{Protocol, Socket};
-
-/// The host end of an attachment that our own plugins made: its name, address and alias follow from the attachment, so
-/// that nobody has to look into the pod. `None` for a pair that another suite made.
-pub(crate) fn ours(socket: &mut Socket, attachment: &Attachment) -> netlink::Result<Option<Link>> {
-    for attempt in 0..MAX_HOST_IFNAME_ATTEMPTS {
-        // The first free name ends it: a pair is given a later one only while a foreign link has the earlier.
-        let Some(link) = link::by_name(socket, &attachment.host_ifname(attempt))? else { break };
-        let is_marked = link.mac == Some(attachment.host_mac()) || link.alias.as_deref() == Some(&attachment.alias());
-        if link.is("veth") && is_marked {
-            return Ok(Some(link));
-        }
-    }
-    Ok(None)
-}
+use plugin::host_end;
 
 /// The host end of the pod's interface, whoever made it, if its namespace tells: `None` if the pod has no such interface
 /// (any more), or one whose other end is not on the host. Errors: the namespace cannot be asked.
@@ -30,7 +16,7 @@ pub(crate) fn by_pod(socket: &mut Socket, call: &Call) -> Result<Option<Link>, E
 
 /// The host end where there has to be one. Errors: it is no veth, or its other end is not on the host.
 pub(crate) fn find(socket: &mut Socket, call: &Call, previous: &AddResult) -> Result<Link, Error> {
-    match ours(socket, &call.attachment()).map_err(|e| looking(call, &e))? {
+    match host_end::find(socket, &call.attachment()).map_err(|e| looking(call, &e))? {
         Some(link) => Ok(link),
         None => by_peer(socket, call, previous),
     }

@@ -5,13 +5,16 @@ use cni::attachment::sha512_hex;
 use cni::{AddResult, Attachment, Error};
 use netlink::Socket;
 use netlink::link::{self, Link, Mac};
+use netlink::wire::Request;
 
 /// What the reference's names begin with, and ours.
 const PREFIX: &str = "bwp";
 /// Hex digits in a name: what `IFNAMSIZ` leaves beside the prefix.
 const DIGITS: usize = 12;
 /// What aliases of links of ours begin with.
-pub(crate) const MARK: &str = "oxbridge ";
+const MARK: &str = "oxbridge ";
+/// What the last word of an ifb's alias begins with. No name of an interface has a colon.
+const END: &str = "host-end:";
 
 /// Whose an ifb is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,12 +45,54 @@ pub(crate) fn mac(attachment: &Attachment) -> Mac {
 
 /// Whose a link with one of the attachment's names is.
 pub(crate) fn owner(link: &Link, attachment: &Attachment) -> Owner {
-    match link.alias.as_deref() {
+    match Mark::of(link) {
         _ if !link.is("ifb") => Owner::Foreign,
-        Some(alias) if alias == attachment.alias() => Owner::Own,
-        Some(alias) if alias.starts_with(MARK) => Owner::Foreign,
-        _ if link.mac == Some(mac(attachment)) => Owner::Own,
-        _ => Owner::Unmarked,
+        Some(mark) if mark.identity == attachment.identity_hex() => Owner::Own,
+        Some(_) => Owner::Foreign,
+        None if link.mac == Some(mac(attachment)) => Owner::Own,
+        None => Owner::Unmarked,
+    }
+}
+
+/// Appends the request that writes down whose an ifb is, and the index of the host's end whose packets go through it:
+/// the kernel gives no index twice.
+pub(crate) fn push_mark(request: &mut Request, ifb: &Link, attachment: &Attachment, end: &Link) {
+    link::push_alias(request, ifb.index, &attachment.alias_with(&format!("{END}{}", end.index)));
+}
+
+/// What the alias of an ifb of ours says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Mark<'a> {
+    /// Hex digits.
+    pub(crate) identity: &'a str,
+    /// Identity, network, container id and interface name, as far as they fit.
+    pub(crate) text: &'a str,
+    /// Index of the host's end; `None` in a mark that does not tell.
+    pub(crate) end: Option<u32>,
+}
+
+impl<'a> Mark<'a> {
+    /// `None`: the link has none.
+    pub(crate) fn of(link: &'a Link) -> Option<Self> {
+        let text = link.alias.as_deref()?.strip_prefix(MARK)?;
+        let (text, end) = match text.rsplit_once(' ') {
+            Some((text, last)) if last.starts_with(END) => (text, last[END.len()..].parse().ok()),
+            _ => (text, None),
+        };
+        Some(Self { identity: text.split(' ').next()?, text, end })
+    }
+
+    /// The identity, if it is one.
+    pub(crate) fn identity_bytes(&self) -> Option<[u8; 16]> {
+        let number = u128::from_str_radix(self.identity, 16).ok().filter(|_| self.identity.len() == 32)?;
+        Some(number.to_be_bytes())
+    }
+
+    /// The attachment as it was, where none of its names was cut off.
+    pub(crate) fn attachment(&self) -> Option<Attachment> {
+        let mut words = self.text.split(' ').skip(1).map(ToOwned::to_owned);
+        let (network, container_id, ifname) = (words.next()?, words.next()?, words.next()?);
+        Some(Attachment { network, container_id, ifname }).filter(|a| a.identity_hex() == self.identity)
     }
 }
 
@@ -90,5 +135,32 @@ mod tests {
         let (a, b) = (names(&attachment("net1")), names(&attachment("net2")));
         assert_eq!((a[0].as_str(), b[0].as_str()), ("bwp5a0e4b11e4ca", "bwp5a0e4b11e4ca"));
         assert!(a[1] != b[1] && a[1].len() == 15 && a[1] != a[0]);
+    }
+
+    fn link(alias: &str) -> Link {
+        let alias = Some(alias.to_owned());
+        Link { kind: Some("ifb".to_owned()), alias, ..Link::default() }
+    }
+
+    #[test]
+    fn a_mark_tells_whose_an_ifb_is_and_whom_it_serves() {
+        let own = attachment("net1");
+        let marked = link(&own.alias_with("host-end:12"));
+        let mark = Mark::of(&marked).unwrap();
+        assert_eq!((mark.end, mark.attachment()), (Some(12), Some(own.clone())));
+        assert_eq!(mark.identity_bytes(), Some(own.identity()));
+        assert_eq!(owner(&marked, &own), Owner::Own);
+        assert_eq!(owner(&marked, &attachment("net2")), Owner::Foreign);
+        // Names that do not fit.
+        let long = Attachment { network: "n".repeat(200), container_id: "c".repeat(64), ifname: "net1".to_owned() };
+        let marked = link(&long.alias_with("host-end:4294967295"));
+        let mark = Mark::of(&marked).unwrap();
+        assert_eq!((mark.end, mark.attachment()), (Some(u32::MAX), None));
+        assert_eq!(owner(&marked, &long), Owner::Own);
+        // What tells no index, or is no mark.
+        for (alias, end) in [(own.alias(), None), (own.alias_with("host-end:x"), None)] {
+            assert_eq!(Mark::of(&link(&alias)).unwrap().end, end);
+        }
+        assert_eq!(Mark::of(&link("an operator's")), None);
     }
 }

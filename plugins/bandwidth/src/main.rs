@@ -9,6 +9,7 @@ mod host_end;
 mod ifb;
 mod shaping;
 mod status;
+mod sweep;
 
 use std::process::ExitCode;
 

@@ -6,9 +6,9 @@ use netlink::link::{self, Link, NewIfb};
 use netlink::tc::{self, Tbf};
 use netlink::wire::Request;
 use netlink::{Errno, Protocol, Socket};
+use plugin::host_end;
 
 use crate::config::Plan;
-use crate::host_end;
 use crate::ifb::{self, Owner};
 
 /// Removes what limits the pod at this end; `ifbs` are those that its packets go through. Errors: another program's
@@ -74,7 +74,7 @@ pub(crate) fn install(
     }
     if let (Some(limit), Some(ifb)) = (plan.egress, &ifb) {
         steps.tbf(ifb, &limit.tbf);
-        steps.set_up(ifb, attachment);
+        steps.set_up(ifb, attachment, end);
         tc::push_ingress(&mut steps.request, end.index);
         steps.names.push(format!("hook into what \"{}\" receives (module sch_ingress)", end.name));
         tc::push_redirect(&mut steps.request, end.index, ifb.index);
@@ -142,8 +142,8 @@ impl Steps {
         self.names.push(format!("limit what \"{}\" sends (module sch_tbf)", link.name));
     }
 
-    fn set_up(&mut self, ifb: &Link, attachment: &Attachment) {
-        link::push_alias(&mut self.request, ifb.index, &attachment.alias());
+    fn set_up(&mut self, ifb: &Link, attachment: &Attachment, end: &Link) {
+        ifb::push_mark(&mut self.request, ifb, attachment, end);
         link::push_up(&mut self.request, ifb.index);
         self.names.extend([(); 2].map(|()| format!("set \"{}\" up", ifb.name)));
     }
@@ -186,7 +186,7 @@ pub(crate) struct Earlier {
 /// another suite made is seen by its ifb only.
 pub(crate) fn earlier(socket: &mut Socket, attachment: &Attachment) -> Result<Earlier, Error> {
     let failed = |e: netlink::Error| Error::internal(format!("failed to look for earlier limits: {e}"));
-    let end = host_end::ours(socket, attachment).map_err(failed)?;
+    let end = host_end::find(socket, attachment).map_err(failed)?;
     let Some(end) = end else {
         let ifbs = ifb::candidates(socket, attachment).map_err(failed)?;
         let ifbs = ifbs.into_iter().filter(|(_, owner)| *owner == Owner::Own).map(|(link, _)| link).collect();

@@ -66,7 +66,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     plugin::step()?;
 
     if plan.ipam.is_some() {
-        pod::prepare(pod_v6.as_ref(), &plan, &attachment.ifname, has_v6)?;
+        pod::prepare(pod_v6.as_ref(), &plan, &attachment.ifname, &result)?;
         pod::configure(&mut pod, &plan, &veth, &result)?;
     } else if !plan.leave_down {
         pod::set_up(&mut pod, &veth)?;
@@ -77,7 +77,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     if plan.ipam.is_some() {
         // A pod of IPv4 addresses need not wait for its link-local one.
         if has_v6 {
-            pod::settle(&netns, &mut pod, &veth)?;
+            pod::settle(&netns, &mut pod, &veth, &plan)?;
         }
         if plan.announce {
             let settings = pod_v6.as_ref().filter(|_| has_v6);
@@ -245,9 +245,9 @@ fn install_rules(
     let owner = attachment.clone();
     undo.push("removing the pod's rules", move || {
         let mut nft = Nft::open().map_err(|e| Error::internal(e.to_string()))?;
-        ruleset::remove(&mut nft, rules::sets, |element| ruleset::is_owned(element, &owner), |_, _| Ok(()))
+        ruleset::remove(&mut nft, rules::sets, |element| ruleset::is_owned(element, &owner), |_, _| Ok(())).map(drop)
     });
-    ruleset::install(&mut nft, attachment, &skeletons, &elements)
+    ruleset::install(&mut nft, &attachment.comment(), &skeletons, &elements)
 }
 
 /// The host must not go on sending to an earlier owner of the addresses.

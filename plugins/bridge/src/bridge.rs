@@ -15,6 +15,7 @@ const MARK: &str = "oxbridge bridge";
 pub(crate) const GATEWAY_PORT_MARK: &str = "oxbridge gateway port";
 /// Settings of links, for IPv6.
 pub(crate) const V6_CONF: &str = "net/ipv6/conf";
+const ACCEPT_RA: &str = "accept_ra";
 
 /// A bridge that is as the plan wants it.
 #[derive(Debug, Clone)]
@@ -114,9 +115,9 @@ fn create(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, undo: &mut Undo<'_
         return Err(no_filtering(name));
     }
     if let Ok(settings) = Dir::open(V6_CONF) {
-        // It must not take addresses or routes from what a pod announces. And it is still down: without duplicate
-        // address detection it has its link-local address at once, by which the host asks for its first pods.
-        for setting in ["accept_ra", "accept_dad"] {
+        // It is still down: without duplicate address detection it has its link-local address at once, by which the host
+        // asks for its first pods.
+        for setting in [ACCEPT_RA, "accept_dad"] {
             let _ = settings.overwrite(&format!("{name}/{setting}"), "0");
         }
     }
@@ -171,6 +172,7 @@ fn reconcile(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, link: &Link) ->
             host::syslog::warn("bridge", text);
         }
     }
+    refuse_advertisements(link);
     if plan.promiscuous && !link.is_promiscuous() {
         link::set_promiscuous(socket, link.index, true).map_err(|e| failed(name, &e))?;
     }
@@ -189,6 +191,20 @@ fn describe(plan: &Plan, link: &Link) -> Bridge {
         is_ours: is_ours(link),
         default_vlan: state.default_vlan,
         stp: state.stp,
+    }
+}
+
+/// The host must not take addresses or routes from what a pod announces on this link, whoever made it.
+pub(crate) fn refuse_advertisements(link: &Link) {
+    let Some(accepted @ 1..) = link.accept_ra else { return };
+    let Ok(settings) = Dir::open(V6_CONF) else { return };
+    let name = &link.name;
+    // Read-only in rootless containers: there the host is a container itself.
+    let is_done = settings.overwrite(&format!("{name}/{ACCEPT_RA}"), "0").is_ok();
+    if is_done && link.is("bridge") && !is_ours(link) {
+        let text =
+            format!("{name}: {ACCEPT_RA} was {accepted} and is 0 now, or any pod could be the host's IPv6 router");
+        host::syslog::notice("bridge", &text);
     }
 }
 

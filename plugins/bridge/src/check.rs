@@ -200,12 +200,32 @@ fn check_addresses(pod: &mut Socket, link: &Link, ips: &[IpConfig]) -> Result<()
     let found = addr::list(pod, link.index).map_err(|e| asking(&what, &e))?;
     for ip in ips {
         let (addr, prefix) = (ip.address.addr(), ip.address.prefix());
-        if !found.iter().any(|f| f.ip == addr && f.prefix == prefix) {
+        let Some(present) = found.iter().find(|f| f.ip == addr && f.prefix == prefix) else {
             let list: Vec<_> = found.iter().map(|f| format!("{}/{}", f.ip, f.prefix)).collect();
             return Err(differs(&what, &list.join(", "), &ip.address.to_string()));
+        };
+        if present.is_duplicate() {
+            return Err(differs(&what, &format!("{} used by another host (DADFAILED)", ip.address), "it usable"));
         }
+        check_subnet(pod, link, ip.address)?;
     }
     Ok(())
+}
+
+/// The kernel's own route to the subnet of an address, in whichever table (a VRF's, one by source): without it the
+/// address is there and nobody of its subnet is reached.
+fn check_subnet(socket: &mut Socket, link: &Link, address: Cidr) -> Result<(), Error> {
+    let subnet = address.network();
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    if subnet.prefix() == bits {
+        return Ok(());
+    }
+    let what = format!("routes of \"{}\"", link.name);
+    let found = route::list_of_link(socket, !address.is_ipv4(), link.index).map_err(|e| asking(&what, &e))?;
+    if found.iter().any(|r| r.dst == subnet.addr() && r.prefix == subnet.prefix()) {
+        return Ok(());
+    }
+    Err(differs(&what, &format!("none to {subnet}"), &format!("that of the address {address}")))
 }
 
 fn check_routes(pod: &mut Socket, link: &Link, previous: &AddResult) -> Result<(), Error> {
@@ -258,6 +278,7 @@ fn check_gateways(host: &mut Socket, plan: &Plan, bridge: &Link, ips: &[IpConfig
             let list: Vec<_> = found.iter().map(|f| format!("{}/{}", f.ip, f.prefix)).collect();
             return Err(differs(&what, &list.join(", "), &gateway.to_string()));
         }
+        check_subnet(host, &link, gateway)?;
         let setting = gateway::forwarding(!gateway.is_ipv4());
         if host::sysctl::get(setting).is_ok_and(|v| v == "0") {
             return Err(differs(setting, "0", "1 (isGateway)"));
@@ -329,7 +350,7 @@ fn first_missing(
     for skeleton in skeletons {
         let rules: Vec<Rule> = nft.rules(skeleton.family(), TABLE, None)?;
         if !skeleton.is_whole(&rules) {
-            return Ok(Some(format!("the rules of table {} {TABLE}", skeleton.family())));
+            return Ok(Some(format!("the rules of {} in table {} {TABLE}", skeleton.name(), skeleton.family())));
         }
     }
     for element in elements {

@@ -10,10 +10,11 @@ use host::netns::NetNs;
 use netlink::link::{self, Link};
 use netlink::nft::Nft;
 use netlink::{Protocol, Socket, addr};
+use plugin::host_end;
 
 use crate::add::MADE_BY;
 use crate::config::DEFAULT_BRIDGE;
-use crate::{iptables, reference, rules, veth};
+use crate::{iptables, reference, rules};
 
 pub(crate) fn del(call: &Call) -> Result<(), Error> {
     let attachment = call.attachment();
@@ -78,14 +79,14 @@ fn find(
     previous: Option<&AddResult>,
 ) -> netlink::Result<Found> {
     let pod_end = pod_end(call);
-    if let Some(link) = veth::find(host, attachment)? {
+    if let Some(link) = host_end::find(host, attachment)? {
         let addresses = pod_end.filter(|(peer, _)| link.peer == Some(peer.index)).map(|(_, addresses)| addresses);
         return Ok(Found { link: Some(link), addresses: addresses.unwrap_or_default() });
     }
     let bridge = link::by_name(host, bridge)?.filter(|l| l.is("bridge")).map(|l| l.index);
     // Somebody gave it another name: its address or alias still tell.
     if let Some(index) = bridge
-        && let Some(link) = link::ports(host, index)?.into_iter().find(|l| veth::is_host_end(l, attachment))
+        && let Some(link) = link::ports(host, index)?.into_iter().find(|l| host_end::is_of(l, attachment))
     {
         return Ok(Found { link: Some(link), addresses: Vec::new() });
     }

@@ -11,6 +11,7 @@ mod gc;
 mod iptables;
 mod lock;
 mod masquerade;
+mod orphans;
 mod pod;
 mod port;
 mod reference;
@@ -31,7 +32,9 @@ impl cni::Plugin for Bridge {
     const NAME: &'static str = "bridge";
 
     fn add(&self, call: &Call) -> Result<(), Error> {
-        add::add(call)
+        add::add(call)?;
+        orphans::sweep();
+        Ok(())
     }
 
     fn del(&self, call: &Call) -> Result<(), Error> {

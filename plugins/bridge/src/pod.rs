@@ -30,7 +30,7 @@ pub(crate) fn v6_settings(netns: &NetNs) -> Result<Option<Dir>, Error> {
 }
 
 /// Prepares the pod's kernel for the addresses to come.
-pub(crate) fn prepare(settings: Option<&Dir>, plan: &Plan, ifname: &str, has_v6: bool) -> Result<(), Error> {
+pub(crate) fn prepare(settings: Option<&Dir>, plan: &Plan, ifname: &str, result: &AddResult) -> Result<(), Error> {
     let Some(settings) = settings else { return Ok(()) };
     let set = |name: &str, value| settings.overwrite(&format!("{ifname}/{name}"), value);
     if plan.detect_duplicates {
@@ -43,7 +43,11 @@ pub(crate) fn prepare(settings: Option<&Dir>, plan: &Plan, ifname: &str, has_v6:
         // The bridge is the router and answers none; each would be flooded to every port (1-2 ms for 500 of them).
         let _ = set("router_solicitations", "0");
     }
-    if has_v6 {
+    if plan.gateway || result.routes.iter().any(|route| !route.dst.is_ipv4() && is_default(route)) {
+        // The pod's router is known. Whatever calls itself one is another pod that wants the traffic of its neighbours.
+        let _ = set("accept_ra", "0");
+    }
+    if result.ips.iter().any(|ip| !ip.address.is_ipv4()) {
         for link in ["lo", ifname] {
             settings
                 .set(&format!("{link}/disable_ipv6"), "0")
@@ -88,7 +92,7 @@ pub(crate) fn set_up(pod: &mut Socket, veth: &Veth) -> Result<(), Error> {
 
 /// Waits until no address is tentative: those that duplicate address detection looks at (`enabledad`), and the
 /// link-local one, which the kernel settles a moment after the link came up.
-pub(crate) fn settle(netns: &NetNs, pod: &mut Socket, veth: &Veth) -> Result<(), Error> {
+pub(crate) fn settle(netns: &NetNs, pod: &mut Socket, veth: &Veth, plan: &Plan) -> Result<(), Error> {
     let failed = |e: netlink::Error| Error::internal(format!("failed to settle addresses: {e}"));
     let is_settled = || -> Result<Option<()>, Error> {
         let addresses = addr::list_v6(pod, veth.pod).map_err(failed)?;
@@ -104,7 +108,15 @@ pub(crate) fn settle(netns: &NetNs, pod: &mut Socket, veth: &Veth) -> Result<(),
         Ok((!addresses.iter().any(addr::Address::is_tentative)).then_some(()))
     };
     let open = || netns.enter(Monitor::v6_addresses).map_err(|e| Error::internal(e.to_string()))?.map_err(failed);
-    wait::until(DAD_PATIENCE, open, failed, is_settled)?.ok_or_else(|| {
+    let settled = wait::until(DAD_PATIENCE, open, failed, is_settled)?;
+    if settled.is_none() && !plan.detect_duplicates {
+        // The pod's own addresses were never tentative.
+        let text =
+            format!("the pod's link-local address is still tentative after {DAD_PATIENCE:?}: the kernel is busy");
+        host::syslog::notice("bridge", &text);
+        return Ok(());
+    }
+    settled.ok_or_else(|| {
         Error::new(cni::code::TRY_AGAIN, format!("failed to settle addresses: still tentative after {DAD_PATIENCE:?}"))
             .with_details(
                 "duplicate address detection has not ended; see dad_transmits and retrans_time_ms of the link",

@@ -12,8 +12,9 @@ use netlink::link::{self, Link, Mac, NewVeth};
 use netlink::monitor::Monitor;
 use netlink::wire::Request;
 use netlink::{Errno, Protocol, Socket};
+use plugin::host_end;
 
-use crate::bridge::{Bridge, GATEWAY_PORT_MARK};
+use crate::bridge::{Bridge, GATEWAY_PORT_MARK, refuse_advertisements};
 use crate::config::{Plan, gateway_port};
 use crate::wait;
 
@@ -32,23 +33,6 @@ pub(crate) struct Veth {
     pub(crate) pod_mac: Mac,
 }
 
-/// The host end of an attachment if it is there: the link has one of the names that follow from the attachment's
-/// identity, and the MAC address given at its creation or the alias say the same.
-pub(crate) fn find(socket: &mut Socket, attachment: &Attachment) -> netlink::Result<Option<Link>> {
-    for attempt in 0..MAX_HOST_IFNAME_ATTEMPTS {
-        let link = link::by_name(socket, &attachment.host_ifname(attempt))?;
-        if let Some(link) = link.filter(|l| is_host_end(l, attachment)) {
-            return Ok(Some(link));
-        }
-    }
-    Ok(None)
-}
-
-/// Whether a link is the host end of this attachment.
-pub(crate) fn is_host_end(link: &Link, attachment: &Attachment) -> bool {
-    link.is("veth") && (link.mac == Some(attachment.host_mac()) || link.alias.as_deref() == Some(&attachment.alias()))
-}
-
 /// Refuses an attachment that exists already, before anything is done: the name taken in the pod, or the host end
 /// there. One whose namespace is being dismantled is waited for.
 pub(crate) fn ensure_absent(socket: &mut Socket, pod: &mut Socket, attachment: &Attachment) -> Result<(), Error> {
@@ -59,7 +43,7 @@ pub(crate) fn ensure_absent(socket: &mut Socket, pod: &mut Socket, attachment: &
     }
     let mut remnant = None;
     let is_gone = || {
-        remnant = find(socket, attachment).map_err(failed)?;
+        remnant = host_end::find(socket, attachment).map_err(failed)?;
         Ok(remnant.is_none().then_some(()))
     };
     if wait::until(DISMANTLING, || Monitor::links().map_err(failed), failed, is_gone)?.is_some() {
@@ -158,6 +142,7 @@ pub(crate) fn ensure_gateway_port(
             ))
             .with_details("the gateway of a VLAN needs this name: rename that link, or name another bridge"));
         }
+        refuse_advertisements(&link);
         if !link.is_up() {
             link::set_up(socket, link.index).map_err(failed)?;
         }
@@ -195,6 +180,7 @@ pub(crate) fn ensure_gateway_port(
     let default = VlanRange::access(bridge.default_vlan);
     let leave = Some(default).filter(|_| !plan.vlans.keep_default && bridge.default_vlan != 0);
     let gateway = end.peer.ok_or_else(|| failed(Errno::ENODEV.into()))?;
+    link::by_index(socket, gateway).map_err(failed)?.iter().for_each(refuse_advertisements);
     let mut request = Request::new();
     link::push_alias(&mut request, index, &format!("{GATEWAY_PORT_MARK} of {}", bridge.name));
     push_vlans(&mut request, index, leave.as_slice(), &[VlanRange::access(vlan)]);

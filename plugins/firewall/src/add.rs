@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use cni::{Attachment, Call, Error};
 use host::undo::Undo;
+use netlink::Protocol;
 use netlink::nft::{Batch, Element, Family, Nft};
+use plugin::host_end;
 use ruleset::{NewElement, Skeleton, TABLE};
 
 use crate::config::{Backend, Plan};
@@ -50,6 +52,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
                 asks_firewalld: false,
                 scope,
             })
+            .map(drop)
         });
     }
     install_elements(&mut nft, &attachment, &plan, policy, &sources, is_again)?;
@@ -83,6 +86,14 @@ pub(crate) fn pod_of<'a>(plan: &'a Plan, attachment: &'a Attachment, family: Fam
 /// Opens nf_tables.
 pub(crate) fn open() -> Result<Nft, Error> {
     Nft::open().map_err(|e| Error::internal(format!("failed to open nf_tables: {e}")))
+}
+
+/// Whose the elements are: of an attachment with a host link by our bridge plugin, it says that there was one.
+fn comment(attachment: &Attachment) -> Result<String, Error> {
+    let mut host = plugin::open(Protocol::Route)?;
+    let link = host_end::find(&mut host, attachment)
+        .map_err(|e| Error::internal(format!("failed to look for the pod's host link: {e}")))?;
+    Ok(if link.is_some() { attachment.marked_comment() } else { attachment.comment() })
 }
 
 /// The addresses that this call will make sources of our zone: all but those that somebody else has put there, or into
@@ -172,7 +183,7 @@ fn install_elements(
     if elements.is_empty() {
         return Ok(());
     }
-    ruleset::install(nft, attachment, &skeletons, &elements)?;
+    ruleset::install(nft, &comment(attachment)?, &skeletons, &elements)?;
     if families.is_empty() {
         return Ok(());
     }

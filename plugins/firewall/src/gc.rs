@@ -2,11 +2,12 @@
 //!
 //! What the reference made cannot be told from what it made for a pod that is alive: it stays.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
-use cni::{Attachment, Call, Error};
+use cni::{Call, Error};
 use netlink::nft::{Family, Nft};
 use netlink::{Protocol, Socket, link};
+use plugin::gc::Valid;
 use ruleset::TABLE;
 
 use crate::remove::{self, Gone, Scope};
@@ -17,14 +18,8 @@ const IN_NAME: usize = 8;
 
 pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     // Without a list nothing is known to be stale; an empty one says that everything is.
-    let Some(valid) = call.valid_attachments()? else { return Ok(()) };
-    let alive: HashSet<String> = valid
-        .into_iter()
-        .map(|v| {
-            Attachment { network: call.network.clone(), container_id: v.container_id, ifname: v.ifname }.identity_hex()
-        })
-        .collect();
-    let is_stale = |comment: &str| ruleset::is_stale(comment, &call.network, &alive);
+    let Some(valid) = Valid::of(call)? else { return Ok(()) };
+    let is_stale = |comment: &str| valid.is_stale(comment);
     tell(&is_stale);
     remove::remove(&Gone {
         is_gone: &is_stale,
@@ -33,6 +28,7 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
         asks_firewalld: false,
         scope: Scope::Everywhere,
     })
+    .map(drop)
 }
 
 /// An interface that still is up may mean that two runtimes share a network and one does not know the other's pods.

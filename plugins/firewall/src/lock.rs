@@ -36,6 +36,12 @@ impl Turn {
         Ok(Self { _lock: lock, deadline: (start + PATIENCE).min(Instant::now() + PROGRAMS) })
     }
 
+    /// Takes it if it is free within a moment.
+    pub(crate) fn if_free() -> Option<Self> {
+        let lock = Lock::in_namespace("firewall", Duration::ZERO).ok()?;
+        Some(Self { _lock: lock, deadline: Instant::now() + PROGRAMS })
+    }
+
     /// How long a program may take; enough for one that does not hang, so that what was begun can be taken back.
     pub(crate) fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now()).max(SHARE)

@@ -7,11 +7,13 @@ mod config;
 mod dbus;
 mod del;
 mod firewalld;
+mod forgotten;
 mod forward;
 mod gc;
 mod ingress;
 mod iptables;
 mod lock;
+mod orphans;
 mod pods;
 mod remove;
 mod status;
@@ -26,7 +28,9 @@ impl cni::Plugin for Firewall {
     const NAME: &'static str = "firewall";
 
     fn add(&self, call: &Call) -> Result<(), Error> {
-        add::add(call)
+        add::add(call)?;
+        orphans::sweep();
+        Ok(())
     }
 
     fn del(&self, call: &Call) -> Result<(), Error> {

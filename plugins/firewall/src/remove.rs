@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use cni::Error;
 use netlink::nft::{Element, Family, Nft};
-use ruleset::TABLE;
+use ruleset::{Found, TABLE};
 
 use crate::firewalld::Firewalld;
 use crate::iptables::Removal;
@@ -57,9 +57,11 @@ impl Waiting<'_> {
     }
 }
 
-/// Removes it all. Goes on past errors; what could not be removed is found again by the next call.
-pub(crate) fn remove(gone: &Gone<'_>) -> Result<(), Error> {
+/// Removes it all, and returns what was in our own tables. Goes on past errors; what could not be removed is found
+/// again by the next call.
+pub(crate) fn remove(gone: &Gone<'_>) -> Result<Vec<Found>, Error> {
     let mut errors = Vec::new();
+    let mut removed = Vec::new();
     let mut nft = match Nft::open() {
         Err(error) if ruleset::is_unsupported(&error) => None,
         nft => Some(nft.map_err(|e| Error::internal(format!("failed to open nf_tables: {e}")))?),
@@ -84,28 +86,40 @@ pub(crate) fn remove(gone: &Gone<'_>) -> Result<(), Error> {
         }
     };
     if let Some(nft) = &mut nft {
-        errors.extend(remove_rules(nft, gone, sources_are_gone, &mut waiting).err());
+        match remove_rules(nft, gone, sources_are_gone, &mut waiting) {
+            Ok(found) => removed = found,
+            Err(error) => errors.push(error),
+        }
     }
     errors.extend(remove_from_xtables(gone, &mut waiting).err());
-    Error::first_of(errors)
+    Error::first_of(errors).map(|()| removed)
 }
 
 fn is_gone(element: &Element, gone: &Gone<'_>) -> bool {
     element.comment.as_deref().is_some_and(gone.is_gone)
 }
 
-/// Sets whose elements are attachments', and need nothing else to be removed.
+/// All sets whose elements are attachments'.
+pub(crate) fn all_sets() -> Vec<(Family, String)> {
+    let mut sets = owned_sets();
+    sets.extend([Family::Ip, Family::Ip6].map(|family| (family, pods::SOURCES.to_owned())));
+    sets
+}
+
+/// Those of them that need nothing else to be removed.
 pub(crate) fn owned_sets() -> Vec<(Family, String)> {
     let mut sets = ingress::owned_sets();
     sets.extend([Family::Ip, Family::Ip6].map(|family| (family, pods::PODS.to_owned())));
     sets
 }
 
-fn remove_rules(nft: &mut Nft, gone: &Gone<'_>, with_sources: bool, waiting: &mut Waiting<'_>) -> Result<(), Error> {
-    let mut sets = owned_sets();
-    if with_sources {
-        sets.extend([Family::Ip, Family::Ip6].map(|family| (family, pods::SOURCES.to_owned())));
-    }
+fn remove_rules(
+    nft: &mut Nft,
+    gone: &Gone<'_>,
+    with_sources: bool,
+    waiting: &mut Waiting<'_>,
+) -> Result<Vec<Found>, Error> {
+    let sets = if with_sources { all_sets() } else { owned_sets() };
     // Not needed, as this is a transaction, but without it `iptables-restore` of another call would start anew each time.
     if iptables::is_in_nf_tables(nft) {
         // Without one it is tried nevertheless.

@@ -38,7 +38,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     let pod = Pod::new(call, &attachment, targets.iter().map(|t| t.pod.addr()).collect());
     let mut undo = Undo::new();
     let owner = Owner::new(call, link.as_ref(), 0);
-    let request = native::Request { attachment: &attachment, targets: &targets, owner };
+    let request = native::Request { attachment: &attachment, targets: &targets, owner, first: Vec::new() };
     let host;
     match plan.backend {
         Backend::Nftables => {

@@ -1,11 +1,14 @@
 //! GC: ports of attachments of this network that the runtime no longer knows.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
-use cni::{Attachment, Call, Error};
+use cni::attachment::read_identity;
+use cni::{Call, Error};
 use netlink::nft::Nft;
 use netlink::{Protocol, Socket};
+use plugin::gc::Valid;
+use ruleset::Found;
 
 use crate::add::failed;
 use crate::native::{UdpPorts, owner};
@@ -13,21 +16,11 @@ use crate::{flows, native, reference};
 
 pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     // Without a list nothing is known to be stale; an empty one says that everything is.
-    let Some(valid) = call.valid_attachments()? else { return Ok(()) };
-    let containers: HashSet<String> = valid.iter().map(|v| v.container_id.clone()).collect();
-    let alive: HashSet<String> = valid
-        .into_iter()
-        .map(|v| {
-            Attachment { network: call.network.clone(), container_id: v.container_id, ifname: v.ifname }.identity_hex()
-        })
-        .collect();
+    let Some(valid) = Valid::of(call)? else { return Ok(()) };
     // What says nothing of its interface may be that of any of the container's.
     let is_gone = |container: &str, ifname: Option<&str>| match ifname {
-        None => !containers.contains(container),
-        Some(ifname) => {
-            let (container_id, ifname) = (container.to_owned(), ifname.to_owned());
-            !alive.contains(&Attachment { network: call.network.clone(), container_id, ifname }.identity_hex())
-        }
+        None => !valid.has_container(container),
+        Some(ifname) => !valid.has(container, ifname),
     };
     let mut errors = Vec::new();
     let mut nft = match Nft::open() {
@@ -37,15 +30,15 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     };
     let mut ports = UdpPorts::new();
     if let Some(nft) = &mut nft {
-        let is_stale = |comment: &str| ruleset::is_stale(comment, &call.network, &alive);
+        let is_stale = |comment: &str| valid.is_stale(comment);
         let of_reference = RefCell::default();
         let more = |nft: &mut Nft, batch: &mut _| {
             reference::push_stale_removal(nft, batch, &call.network, is_gone, &of_reference)
         };
-        match native::remove_stale(nft, is_stale, more) {
+        match native::remove_stale(nft, is_stale, |_| false, more) {
             Ok(removed) => {
-                tell(&removed.attachments);
-                ports = removed.ports;
+                tell(&removed);
+                ports = native::udp_ports(&removed);
             }
             Err(error) => errors.push(error),
         }
@@ -61,10 +54,12 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
 }
 
 /// An interface that still was up may mean that two runtimes share a network and one does not know the other's pods.
-fn tell(gone: &[([u8; 16], String)]) {
+fn tell(removed: &[Found]) {
     let Ok(mut route) = Socket::open(Protocol::Route) else { return };
-    for (identity, comment) in gone {
-        let is_up = owner::link_of(&mut route, identity).ok().flatten().is_some_and(|link| link.is_operational);
+    let comments: BTreeSet<&str> = removed.iter().filter_map(|found| found.element.comment.as_deref()).collect();
+    for comment in comments {
+        let Some(identity) = read_identity(comment) else { continue };
+        let is_up = owner::link_of(&mut route, &identity).ok().flatten().is_some_and(|link| link.is_operational);
         if is_up {
             let text = format!("GC removes the ports of {comment}, whose interface was still up");
             host::syslog::notice("portmap", &text);

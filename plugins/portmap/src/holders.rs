@@ -1,5 +1,7 @@
-//! Who has a port already, for the iptables backend: its rules are looked through in order, and our own tables come
-//! before them, so a second one for a port would be dead, or the first one would be from then on.
+//! Who has a port already, for the iptables backend: its rules are looked through in order, and before our own tables, so
+//! a second one for a port would be dead, or the first one would be from then on.
+
+use std::net::IpAddr;
 
 use cni::{Attachment, Error};
 use netlink::nft::{Family, Nft};
@@ -36,9 +38,22 @@ pub(crate) fn find(
             && entry.protocol == mapping.protocol
             && entry.has(mapping.host_port)
             && (entry.conditions.is_empty() || are_same(family, &entry.conditions, conditions))
-            && takes(saved, &entry.chain, mapping);
+            && takes(saved, &entry.chain, mapping, |ip| ip == mapping.address());
         is_held.then(|| Holder { name: entry.name(), chain: entry.chain })
     })
+}
+
+/// Whoever's rules take some of what a mapping is for.
+pub(crate) fn of_some<'s>(saved: &'s str, mapping: &'s Mapping) -> impl Iterator<Item = Holder> + 's {
+    let head = format!("-A {ENTRIES} ");
+    let entries = saved.lines().filter(move |line| line.starts_with(&head)).filter_map(Entry::read);
+    let is_meant = |ip| ip == mapping.address() || mapping.address().is_none();
+    let takes = move |entry: &Entry| {
+        entry.protocol == mapping.protocol
+            && entry.has(mapping.host_port)
+            && takes(saved, &entry.chain, mapping, is_meant)
+    };
+    entries.filter(takes).map(|entry| Holder { name: entry.name(), chain: entry.chain })
 }
 
 /// A rule that leads into the chain of an attachment.
@@ -104,8 +119,8 @@ impl Entry {
     }
 }
 
-/// Whether the chain takes packets that are meant for the mapping.
-fn takes(saved: &str, chain: &str, mapping: &Mapping) -> bool {
+/// Whether the chain takes packets for the mapping's port, to any address or to one that is meant.
+fn takes(saved: &str, chain: &str, mapping: &Mapping, is_meant: impl Fn(Option<IpAddr>) -> bool) -> bool {
     let head = format!("-A {chain} ");
     saved.lines().filter(|line| line.starts_with(&head) && line.contains(" --to-destination ")).any(|line| {
         let words = split(line);
@@ -113,7 +128,7 @@ fn takes(saved: &str, chain: &str, mapping: &Mapping) -> bool {
         let address = after("-d").and_then(|ip| ip.split('/').next()).and_then(|ip| ip.parse().ok());
         after("-p").and_then(Protocol::parse) == Some(mapping.protocol)
             && after("--dport") == Some(&mapping.host_port.to_string())
-            && (address.is_none() || address == mapping.address())
+            && (address.is_none() || is_meant(address))
     })
 }
 
@@ -159,8 +174,8 @@ fn split(line: &str) -> Vec<String> {
     words
 }
 
-/// Errors: another attachment has a port, that is wanted for one address, for any address in our own tables: what is there
-/// comes first. (For the same address, see [`native::make_way`](crate::native::make_way).)
+/// Errors: another attachment has a port, that is wanted for one address, for any address in our own tables: it would lose
+/// a part of it. (For the same address, see [`native::make_way`](crate::native::make_way).)
 pub(crate) fn refuse_for_any(nft: &mut Nft, attachment: &Attachment, targets: &[Target<'_>]) -> Result<(), Error> {
     for target in targets {
         for mapping in target.mappings().filter(|m| m.address().is_some()) {
@@ -172,9 +187,7 @@ pub(crate) fn refuse_for_any(nft: &mut Nft, attachment: &Attachment, targets: &[
             if let Some(holder) = element.filter(|e| !ruleset::is_owned(e, attachment)) {
                 let name = name(holder.comment.as_deref().unwrap_or_default());
                 return Err(Error::internal(format!("host port {mapping} is already published by {name}"))
-                    .with_details(
-                        "for any address, by our own tables, which come first; DEL or GC of its network gives it back",
-                    ));
+                    .with_details("for any address, by our own tables; DEL or GC of its network gives it back"));
             }
         }
     }

@@ -14,6 +14,7 @@ mod iptables;
 mod listeners;
 mod localnet;
 mod native;
+mod orphans;
 mod pod;
 mod reference;
 mod status;
@@ -28,7 +29,9 @@ impl cni::Plugin for Portmap {
     const NAME: &'static str = "portmap";
 
     fn add(&self, call: &Call) -> Result<(), Error> {
-        add::add(call)
+        add::add(call)?;
+        orphans::sweep();
+        Ok(())
     }
 
     fn del(&self, call: &Call) -> Result<(), Error> {

@@ -1,22 +1,30 @@
 //! ADD: one transaction. Whatever fails, all that this call changed is what it was.
 
 use cni::{AddResult, Attachment, Call, Error};
-use host::netns::NetNs;
+use host::netns::{NetNs, own_cookie};
 use host::undo::Undo;
-use netlink::Socket;
 use netlink::link::{self, Link};
+use netlink::{Protocol, Socket};
+use plugin::host_end;
 
 use crate::attributes::Attributes;
 use crate::backup::{LinkId, Record, Store};
 use crate::config::Plan;
 use crate::pod::Pod;
-use crate::{allowlist, sysctl};
+use crate::{allowlist, sweep, sysctl};
 
 /// The least that IPv6 needs of a link, in bytes (RFC 8200, section 5).
 const IPV6_MIN_MTU: u32 = 1280;
 
 pub(crate) fn add(call: &Call) -> Result<(), Error> {
     let plan = Plan::new(call)?;
+    tune(call, &plan)?;
+    // The runtime has its answer, and nothing that happens now changes it.
+    sweep::sweep(call, &plan);
+    Ok(())
+}
+
+fn tune(call: &Call, plan: &Plan) -> Result<(), Error> {
     allowlist::check(&plan.sysctls)?;
     let previous = required_result(call)?;
     let attachment = call.attachment();
@@ -31,8 +39,8 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
         plugin::step()?;
     }
     if let Some((mut socket, link)) = link {
-        warn_of_small_mtu(&plan, &previous);
-        back_up(call, &plan, pod, &link, &mut undo)?;
+        warn_of_small_mtu(plan, &previous);
+        back_up(call, plan, pod, &link, &mut undo)?;
         plugin::step()?;
         set(pod, &mut socket, link, &plan.attributes, &mut undo)?;
         if let Some(mac) = plan.attributes.mac {
@@ -79,7 +87,7 @@ fn back_up<'a>(call: &Call, plan: &Plan, pod: Pod<'a>, link: &Link, undo: &mut U
         Some(kept) => kept.or(&present),
         None => present,
     };
-    let record = Record::new(pod.attachment, &call.env.netns, id, originals);
+    let record = Record::new(pod.attachment, &call.env.netns, id, originals, bridge_netns_cookie(pod.attachment));
     let folder = plan.data_dir.clone();
     undo.push("the backup", move || Store::new(folder).put_back(pod.attachment, &before));
     store.save(&record).map_err(|error| {
@@ -90,6 +98,13 @@ fn back_up<'a>(call: &Call, plan: &Plan, pod: Pod<'a>, link: &Link, undo: &mut U
         ))
         .with_details("without it DEL could not restore the interface; set another dataDir")
     })
+}
+
+/// The kernel's number of the namespace that this call runs in, if our `bridge`'s end of the pair is there.
+fn bridge_netns_cookie(attachment: &Attachment) -> Option<u64> {
+    let mut host = Socket::open(Protocol::Route).ok()?;
+    host_end::find(&mut host, attachment).ok()??;
+    own_cookie()
 }
 
 /// The file's name, which is the reference's, does not keep ("a_b", "c") and ("a", "b_c") apart: what is kept of a link

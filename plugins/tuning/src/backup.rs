@@ -9,11 +9,12 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cni::{Attachment, decode};
 use host::fsutil::{self, is_missing};
 use host::netns::NetNs;
+use plugin::liveness::Trace;
 use serde::{Deserialize, Serialize};
 
 use crate::attributes::Attributes;
@@ -45,6 +46,12 @@ pub(crate) struct Record {
     #[serde(flatten)]
     link: LinkId,
     originals: Attributes,
+    /// Seconds since 1970, by the clock of that moment.
+    #[serde(default)]
+    time: u64,
+    /// The kernel's number of the host's namespace, if our `bridge`'s end of the pair was in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bridge_netns_cookie: Option<u64>,
 }
 
 /// A link that no other is taken for.
@@ -66,9 +73,30 @@ impl LinkId {
 }
 
 impl Record {
-    pub(crate) fn new(attachment: &Attachment, netns: &str, link: LinkId, originals: Attributes) -> Self {
+    /// Of now. `bridge_netns_cookie` is that of the host's namespace, if our `bridge`'s end of the pair is in it.
+    pub(crate) fn new(
+        attachment: &Attachment,
+        netns: &str,
+        link: LinkId,
+        originals: Attributes,
+        bridge_netns_cookie: Option<u64>,
+    ) -> Self {
         let Attachment { network, container_id, ifname } = attachment.clone();
-        Self { network, container_id, ifname, netns: netns.to_owned(), link, originals }
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let netns = netns.to_owned();
+        Self { network, container_id, ifname, netns, link, originals, time, bridge_netns_cookie }
+    }
+
+    /// What it tells of where and when it was made, to one in the network namespace of this cookie: what became of links
+    /// can only be seen where they were.
+    pub(crate) fn trace(&self, here: Option<u64>) -> Trace<'_> {
+        Trace {
+            netns: &self.netns,
+            netns_cookie: self.link.netns_cookie,
+            boot_id: self.link.boot_id.as_deref(),
+            made_at: UNIX_EPOCH.checked_add(Duration::from_secs(self.time)).unwrap_or(UNIX_EPOCH),
+            by_bridge: here.is_some() && self.bridge_netns_cookie == here,
+        }
     }
 
     /// Whose it is.
@@ -178,6 +206,22 @@ impl Store {
         [backup, record.with_extension(UNFINISHED), record].iter().try_for_each(|file| remove(file))
     }
 
+    /// Removes a record and its backup, if they still are what they were. Returns whether it did.
+    pub(crate) fn remove_if_unchanged(&self, record: &Record) -> io::Result<bool> {
+        let attachment = record.attachment();
+        let found = self.find(&attachment);
+        let is_unchanged = found.record.as_ref() == Some(record) && !found.is_backup_newer(record);
+        if is_unchanged {
+            self.remove(&attachment)?;
+        }
+        Ok(is_unchanged)
+    }
+
+    /// Whether there may be any records.
+    pub(crate) fn keeps_records(&self) -> bool {
+        self.folder.join(OWN).is_dir()
+    }
+
     /// Removes the backup of an attachment beside which another's record stands.
     pub(crate) fn remove_backup(&self, attachment: &Attachment) -> io::Result<()> {
         remove(&self.files(attachment)[0])
@@ -283,6 +327,10 @@ mod tests {
         LinkId { ifindex, netns_cookie: Some(7), boot_id: Some("b".into()) }
     }
 
+    fn record(link: LinkId, originals: Attributes) -> Record {
+        Record::new(&attachment(), "/ns", link, originals, Some(1))
+    }
+
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path().join("a/tuning"));
@@ -292,14 +340,14 @@ mod tests {
     #[test]
     fn the_file_is_the_references_to_the_byte() {
         let (_dir, store) = store();
-        store.save(&Record::new(&attachment(), "/ns", link(2), attributes())).unwrap();
+        store.save(&record(link(2), attributes())).unwrap();
         let text = fs::read_to_string(store.folder().join("c1_eth0.json")).unwrap();
         assert_eq!(
             text,
             "{\n \"mac\": \"fa:e6:b9:a8:c7:c0\",\n \"promisc\": false,\n \"mtu\": 1500,\n \"allmulti\": false,\n \"txQLen\": 1000\n}"
         );
         let some = Attributes { mtu: Some(1500), ..Attributes::default() };
-        store.save(&Record::new(&attachment(), "/ns", link(2), some)).unwrap();
+        store.save(&record(link(2), some)).unwrap();
         assert_eq!(fs::read_to_string(store.folder().join("c1_eth0.json")).unwrap(), "{\n \"mtu\": 1500\n}");
         assert_eq!(fs::read_dir(store.folder().join(OWN)).unwrap().count(), 1, "no temporary file stays");
     }
@@ -308,7 +356,7 @@ mod tests {
     fn a_record_is_of_one_link() {
         let (_dir, store) = store();
         assert!(store.find(&attachment()).is_nothing());
-        store.save(&Record::new(&attachment(), "/ns", link(2), attributes())).unwrap();
+        store.save(&record(link(2), attributes())).unwrap();
         let found = store.find(&attachment());
         assert_eq!(found.originals(&link(2)), Some(&attributes()));
         assert_eq!(found.originals(&link(3)), None);
@@ -330,7 +378,7 @@ mod tests {
         let theirs = Attributes { mtu: Some(1400), ..Attributes::default() };
         assert_eq!(store.find(&attachment()).originals(&link(9)), Some(&theirs));
         assert_eq!(store.find(&attachment()).of_earlier_add(&link(9)), None);
-        store.save(&Record::new(&attachment(), "/ns", link(2), attributes())).unwrap();
+        store.save(&record(link(2), attributes())).unwrap();
         fs::write(&file, "{\n \"mtu\": 1400\n}").unwrap();
         let found = store.find(&attachment());
         assert_eq!(found.originals(&link(2)), Some(&attributes()));
@@ -363,13 +411,40 @@ mod tests {
     fn both_files_can_be_put_back() {
         let (_dir, store) = store();
         let nothing = store.snapshot(&attachment());
-        store.save(&Record::new(&attachment(), "/ns", link(2), attributes())).unwrap();
+        store.save(&record(link(2), attributes())).unwrap();
         let saved = store.snapshot(&attachment());
-        store.save(&Record::new(&attachment(), "/ns", link(3), Attributes::default())).unwrap();
+        store.save(&record(link(3), Attributes::default())).unwrap();
         store.put_back(&attachment(), &saved).unwrap();
         assert_eq!(store.find(&attachment()).originals(&link(2)), Some(&attributes()));
         assert_eq!(store.records().unwrap().len(), 1);
         store.put_back(&attachment(), &nothing).unwrap();
         assert!(store.find(&attachment()).is_nothing());
+    }
+
+    #[test]
+    fn what_became_something_else_is_not_removed() {
+        let (_dir, store) = store();
+        let judged = record(link(2), attributes());
+        assert!(!store.remove_if_unchanged(&judged).unwrap());
+        store.save(&record(link(3), attributes())).unwrap();
+        assert!(!store.remove_if_unchanged(&judged).unwrap(), "of another link");
+        store.save(&judged).unwrap();
+        fs::write(store.folder().join("c1_eth0.json"), "{\n \"mtu\": 1400\n}").unwrap();
+        assert!(!store.remove_if_unchanged(&judged).unwrap(), "the reference has written since");
+        store.save(&judged).unwrap();
+        assert!(store.remove_if_unchanged(&judged).unwrap());
+        assert!(store.find(&attachment()).is_nothing());
+    }
+
+    #[test]
+    fn a_record_tells_of_links_only_where_they_were() {
+        let record = record(link(2), attributes());
+        assert!(record.trace(Some(1)).by_bridge && !record.trace(Some(2)).by_bridge && !record.trace(None).by_bridge);
+        let unknown = Record { bridge_netns_cookie: None, ..record };
+        assert!(!unknown.trace(None).by_bridge && !unknown.trace(Some(1)).by_bridge);
+        // One of before there were times.
+        let json = serde_json::to_string(&unknown).unwrap().replace(&format!(",\"time\":{}", unknown.time), "");
+        assert!(!json.contains("time"), "{json}");
+        assert_eq!(serde_json::from_str::<Record>(&json).unwrap().time, 0);
     }
 }

@@ -3,10 +3,9 @@
 //! Only files go: if the interface still exists, the runtime's own DEL has restored it, or nobody will. Backups of the
 //! reference do not tell their network, and stay.
 
-use std::collections::HashSet;
-
 use cni::{Attachment, Call, Error};
 use host::netns::NetNs;
+use plugin::gc::Valid;
 
 use crate::backup::{Record, Store};
 use crate::config;
@@ -14,11 +13,7 @@ use crate::pod::Pod;
 
 pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     // Without a list nothing is known to be stale; an empty one says that everything is.
-    let Some(valid) = call.valid_attachments()? else { return Ok(()) };
-    let alive: HashSet<Attachment> = valid
-        .into_iter()
-        .map(|v| Attachment { network: call.network.clone(), container_id: v.container_id, ifname: v.ifname })
-        .collect();
+    let Some(valid) = Valid::of(call)? else { return Ok(()) };
     let store = Store::new(config::data_dir(call));
     let records = store
         .records()
@@ -26,7 +21,7 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     let mut result = Ok(());
     for record in records {
         let attachment = record.attachment();
-        if attachment.network != call.network || alive.contains(&attachment) {
+        if attachment.network != call.network || valid.has(&attachment.container_id, &attachment.ifname) {
             continue;
         }
         if is_up(&record, &attachment) {

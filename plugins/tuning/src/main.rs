@@ -12,6 +12,7 @@ mod mac;
 mod pod;
 mod spoof;
 mod status;
+mod sweep;
 mod sysctl;
 
 use std::process::ExitCode;

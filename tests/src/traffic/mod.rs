@@ -1,5 +1,6 @@
 //! Traffic: what can be reached, how soon, and as whom.
 
+mod capture;
 mod ping;
 mod server;
 mod tcp;
@@ -8,6 +9,7 @@ pub mod outside;
 pub mod rate;
 pub mod sctp;
 
+pub use capture::Capture;
 pub use ping::{ping, reaches};
 pub use server::{Answer, Server, Transport, ask, ask_briefly};
 pub use tcp::source_seen;

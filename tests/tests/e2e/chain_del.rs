@@ -81,7 +81,7 @@ fn matrix(plugin: &Value, namespaces: &[Namespace], previous: &[Previous], confi
                     Previous::Garbage => with(&config, json!({ "prevResult": { "ips": 5, "interfaces": "x" } })),
                 };
                 let pod = match namespace {
-                    Namespace::Gone => gone(&host, pod),
+                    Namespace::Gone => host.end(pod),
                     _ => pod,
                 };
                 let netns = match namespace {
@@ -121,15 +121,6 @@ fn matrix(plugin: &Value, namespaces: &[Namespace], previous: &[Previous], confi
         }
     }
     assert!(wrong.is_empty(), "{} of the cases:\n{}", wrong.len(), wrong.join("\n"));
-}
-
-/// The same pod after its namespace has ended.
-fn gone(host: &Host, pod: Pod) -> Pod {
-    let (id, ifname, path) = (pod.id.clone(), pod.ifname.clone(), pod.path.clone());
-    host.unmount(&path);
-    drop(pod);
-    host.wait_for_ports(1);
-    Pod { id, ifname, path, ns: tests::NetNs::new() }
 }
 
 const NAMESPACES: &[Namespace] = &[Namespace::Alive, Namespace::Gone, Namespace::Empty, Namespace::File];

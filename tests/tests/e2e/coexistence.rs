@@ -276,24 +276,39 @@ fn kube_proxy_of_nftables() {
 }
 
 #[test]
-fn a_published_port_wins_over_a_node_port_of_the_same_number() {
-    case(|| {
+fn a_node_port_wins_over_a_published_port_of_the_same_number() {
+    case(|| node_port_wins(kube_proxy_iptables));
+}
+
+#[test]
+fn a_node_port_in_nftables_wins_over_a_published_port_of_the_same_number() {
+    case(|| node_port_wins(kube_proxy_nftables));
+}
+
+/// Whoever came first. Everything else of the published port stays.
+fn node_port_wins(kube_proxy: fn(&Host)) {
+    for kube_proxy_is_first in [true, false] {
         let host = Host::new();
-        kube_proxy_iptables(&host);
+        if kube_proxy_is_first {
+            kube_proxy(&host);
+        }
         host.outside();
         let network = chain(&host, &[bridge(&json!({ "ipMasq": true })), portmap(&json!({}))]);
         // The first has the Service's endpoint's address.
         let (endpoint, own) = (host.pod(), host.pod());
         network.add(&endpoint).ok();
-        publish(&network, &own, &[mapping(Transport::Tcp, NODE_PORT)]).ok();
+        publish(&network, &own, &[mapping(Transport::Tcp, NODE_PORT), mapping(Transport::Udp, PUBLISHED)]).ok();
+        if !kube_proxy_is_first {
+            kube_proxy(&host);
+        }
         let _servers = [
             Server::start(&endpoint, "endpoint", at(V4.pod, CONTAINER_PORT)),
             Server::start(&own, "published", at(V4.sibling, CONTAINER_PORT)),
         ];
-        let who = |transport| ask(host.outside(), transport, at(HOST4, NODE_PORT)).map(|a| a.server);
-        assert_eq!(who(Transport::Tcp).as_deref(), Some("published"));
-        assert_eq!(who(Transport::Udp).as_deref(), Some("endpoint"));
-    });
+        let who = |transport, port| ask(host.outside(), transport, at(HOST4, port)).map(|a| a.server);
+        assert_eq!(who(Transport::Tcp, NODE_PORT).as_deref(), Some("endpoint"));
+        assert_eq!(who(Transport::Udp, PUBLISHED).as_deref(), Some("published"));
+    }
 }
 
 /// Docker's rules, its bridge, and one container of it that publishes its port 90 as 9090.
@@ -515,7 +530,7 @@ fn the_ruleset_that_nft_lists_can_be_loaded_again() {
     });
 }
 
-/// What the reference (or our iptables backend) left of a pod that is gone sends the port nowhere; ours comes first.
+/// What the reference (or our iptables backend) left of a pod that is gone sends the port nowhere; ours comes before it.
 #[test]
 fn a_stale_rule_of_the_reference_does_not_win() {
     case(|| {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tests::{
     Host, Network, Place, case,
     settings::{require, workspace},
-    traffic::{PATIENCE, assert_reaches, assert_silent, outside::SERVER4, outside::SERVER6},
+    traffic::{Capture, PATIENCE, assert_reaches, assert_silent, outside::SERVER4, outside::SERVER6},
 };
 
 use crate::flannel_add::{LEASE46, SUBNET_ENV};
@@ -62,6 +62,9 @@ fn works(file: &str) {
     for pod in &pods {
         network.add(pod).ok();
         if version >= "0.4.0" {
+            network.check(pod).ok();
+            // Who looks at packets changes nothing.
+            let _captures = (Capture::of(&host), Capture::of(pod));
             network.check(pod).ok();
         }
     }

@@ -403,7 +403,7 @@ fn addresses_of_services_come_and_go_without_a_false_alarm() {
         let config = config(&[tcp(8080, 80)]);
         let check = || _ = call(&host, &pod, &config, &result).check().ok();
         add(&host, &pod, &config, &result).ok();
-        let later = || rules(&host).iter().filter(|r| r.contains("-prerouting") && r.contains("prefix")).count();
+        let later = || rules(&host).iter().filter(|r| r.contains("ports-in") && r.contains("prefix")).count();
         assert_eq!(later(), 2, "{:?}", rules(&host));
         host.run("ip link add kube-ipvs0 type bridge");
         host.run("ip address add 10.96.0.1/32 dev kube-ipvs0");

@@ -23,6 +23,9 @@ pub use running::Running;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
 const TIMEOUT_VARIABLE: &str = "OXBRIDGE_DELEGATE_TIMEOUT";
 
+/// How much less of it a delegate's own delegates have: what hangs ends from the inside out, and each has time to undo.
+const SHARE: Duration = Duration::from_secs(5);
+
 /// How long a binary may be held open for writing: someone is installing it in place.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const BUSY_INTERVAL: Duration = Duration::from_millis(100);
@@ -69,13 +72,15 @@ pub fn start_with(
 ) -> Result<Running, Error> {
     let file = find(plugin_type, &call.env.path)?;
     let mut command = Command::new(&file);
+    let patience = timeout(env::var_os(TIMEOUT_VARIABLE));
     command
         .env("CNI_COMMAND", verb)
+        .env(TIMEOUT_VARIABLE, of_delegates(patience).as_secs().to_string())
         .envs(extra.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let deadline = Instant::now() + timeout(env::var_os(TIMEOUT_VARIABLE));
+    let deadline = Instant::now() + patience;
     let child = spawn(&mut command)
         .map_err(|e| Error::internal(format!("failed to start plugin {plugin_type:?} ({}): {e}", file.display())))?;
     Ok(Running::new(child, format!("plugin {plugin_type:?} {verb}"), stdin, deadline))
@@ -104,6 +109,11 @@ fn spawn(command: &mut Command) -> io::Result<std::process::Child> {
             spawned => return spawned,
         }
     }
+}
+
+/// How long a delegate of ours may wait for its own.
+fn of_delegates(patience: Duration) -> Duration {
+    if patience > 2 * SHARE { patience - SHARE } else { patience.div_f32(2.0).max(Duration::from_secs(1)) }
 }
 
 /// What makes no sense is the default.

@@ -304,3 +304,10 @@ fn own_namespace() {
         assert_eq!(call_of(&Noop, &env, FINE).0.exit == 0, allowed, "{value}");
     }
 }
+
+#[test]
+fn a_config_without_end_is_refused() {
+    assert_eq!(read_config(&b"{}"[..]).unwrap(), b"{}");
+    let error = read_config(io::repeat(b' ')).unwrap_err();
+    assert_eq!(error.to_string(), "the config is larger than 16 MiB");
+}

@@ -19,10 +19,14 @@ pub struct Hook {
 impl Hook {
     /// NAT of sources, where `nft` says `type nat hook postrouting priority srcnat`.
     pub const SOURCE_NAT: Self = Self { kind: "nat", number: 4, priority: 100 };
-    /// NAT of destinations as packets come in, before (-101) what others do at nft's `dstnat` (-100).
-    pub const DESTINATION_NAT: Self = Self { kind: "nat", number: 0, priority: -101 };
+    /// NAT of destinations as packets come in, after (-99) what others do at nft's `dstnat` (-100).
+    pub const DESTINATION_NAT: Self = Self { kind: "nat", number: 0, priority: -99 };
     /// The same for what the host itself sends.
-    pub const OUTPUT_NAT: Self = Self { kind: "nat", number: 3, priority: -101 };
+    pub const OUTPUT_NAT: Self = Self { kind: "nat", number: 3, priority: -99 };
+    /// NAT of destinations as packets come in, before (-101) what others do at nft's `dstnat` (-100).
+    pub const DESTINATION_NAT_FIRST: Self = Self { kind: "nat", number: 0, priority: -101 };
+    /// The same for what the host itself sends.
+    pub const OUTPUT_NAT_FIRST: Self = Self { kind: "nat", number: 3, priority: -101 };
     /// Packets as they come in, before connection tracking: `type filter hook prerouting priority raw` (-300).
     pub const INPUT_RAW: Self = Self { kind: "filter", number: 0, priority: -300 };
     /// What is forwarded: `type filter hook forward priority filter` (0).

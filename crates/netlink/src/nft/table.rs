@@ -157,10 +157,16 @@ pub struct Nft {
     socket: Socket,
 }
 
+impl From<Socket> for Nft {
+    fn from(socket: Socket) -> Self {
+        Self { socket }
+    }
+}
+
 impl Nft {
     /// Opens it; `EPROTONOSUPPORT` or `EINVAL` on first use if the kernel has no nf_tables.
     pub fn open() -> Result<Self> {
-        Ok(Self { socket: Socket::open(Protocol::Netfilter)? })
+        Socket::open(Protocol::Netfilter).map(Self::from)
     }
 
     /// Number that changes with every commit of anyone.
@@ -206,7 +212,6 @@ impl Nft {
     pub fn base_chains(&mut self, families: &[Family]) -> Result<Vec<BaseChain>> {
         let mut all = Vec::new();
         for family in families {
-            let dormant = self.dormant_tables(*family)?;
             let found = self.socket.dump(
                 SUBSYS | NFT_MSG_GETCHAIN,
                 |w| {
@@ -214,6 +219,7 @@ impl Nft {
                 },
                 |m| read_base_chain(&m, *family),
             );
+            let dormant = self.dormant_tables(*family)?;
             all.extend(none_if_missing(found)?.into_iter().filter(|chain| !dormant.contains(&chain.table)));
         }
         Ok(all)

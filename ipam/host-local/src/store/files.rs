@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use host::fsutil;
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
@@ -60,7 +61,8 @@ pub(super) fn write_exclusively(path: &Path, content: &str) -> Result<Option<Fil
 
 /// Overwrites a small file without cutting it to nothing first: ext4 answers that with a flush when it is closed.
 pub(super) fn write_in_place(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let mut options = OpenOptions::new();
+    let file = fsutil::open_plain(path, options.write(true).create(true).truncate(false).mode(0o600))?;
     file.write_all_at(contents, 0)?;
     if file.metadata()?.len() != contents.len() as u64 {
         file.set_len(contents.len() as u64)?;

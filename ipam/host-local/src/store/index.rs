@@ -15,6 +15,7 @@
 //! | 0..8 | `oxbridge` |
 //! | 8..12, 12..16 | version, slots (a power of two) |
 //! | 16..20 | slots in use, deleted ones included |
+//! | 20..24 | slot at which the next look round begins |
 //! | 24..32, 32..36 | stamp: seconds, nanoseconds (all ones: none) |
 //! | 40..56 | boot id |
 //!
@@ -46,6 +47,8 @@ pub(crate) struct Index {
     file: File,
     slots: u32,
     used: u32,
+    /// Where [`Index::look_round`] goes on.
+    next: u32,
     stamp: Option<Time>,
     boot: [u8; 16],
 }
@@ -59,6 +62,8 @@ const MIN_SLOTS: u32 = 64;
 const MAX_SLOTS: u32 = 1 << 26;
 /// Slots read at once: a chain is seldom longer.
 const CHUNK: u32 = 8;
+/// Slots passed by one look round: 8 KiB, less than a system call costs.
+const ROUND: u32 = 256;
 const NO_STAMP: u32 = u32::MAX;
 const NEVER: [u8; 16] = [0; 16];
 const DELETED: [u8; 16] = [0xff; 16];
@@ -73,7 +78,7 @@ impl Key {
 impl Index {
     /// Opens an index that is whole and of this version; `None` where there is none, whatever else is there.
     pub(crate) fn open(path: &Path) -> Option<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
+        let file = fsutil::open_plain(path, OpenOptions::new().read(true).write(true)).ok()?;
         let mut header = [0; HEADER];
         file.read_exact_at(&mut header, 0).ok()?;
         let u32_at = |at: usize| u32::from_le_bytes(array(&header[at..at + 4]));
@@ -86,11 +91,18 @@ impl Index {
             && file.metadata().ok()?.len() == offset(slots);
         let stamp = (i64::from_le_bytes(array(&header[24..32])), i64::from(u32_at(32)));
         let stamp = (u32_at(32) != NO_STAMP).then_some(stamp);
-        sound.then(|| Self { file, slots, used: u32_at(16), stamp, boot: array(&header[40..56]) })
+        sound.then(|| Self { file, slots, used: u32_at(16), next: u32_at(20), stamp, boot: array(&header[40..56]) })
     }
 
-    /// Writes a new index over whatever is at `path`. It has no stamp yet.
-    pub(crate) fn create(path: &Path, temporary: &Path, entries: &[(Key, IpAddr)], boot: [u8; 16]) -> io::Result<Self> {
+    /// Writes a new index over whatever is at `path`. It has no stamp yet. `next`: where the one before it would go on
+    /// looking round.
+    pub(crate) fn create(
+        path: &Path,
+        temporary: &Path,
+        entries: &[(Key, IpAddr)],
+        boot: [u8; 16],
+        next: u32,
+    ) -> io::Result<Self> {
         // Room to double before it has to grow.
         let wanted = u32::try_from(entries.len()).unwrap_or(u32::MAX).saturating_mul(4).clamp(MIN_SLOTS, MAX_SLOTS);
         let slots = wanted.next_power_of_two();
@@ -108,14 +120,14 @@ impl Index {
                 return Err(io::Error::other("more reservations than the index can hold"));
             }
         }
-        let mut index = Self { file: fsutil::write_new(temporary, &[], 0o600)?, slots, used, stamp: None, boot };
+        let file = fsutil::write_new(temporary, &[], 0o600)?;
+        let index = Self { file, slots, used, next, stamp: None, boot };
         bytes[..HEADER].copy_from_slice(&index.header());
         let written = index.file.write_all_at(&bytes, 0).and_then(|()| std::fs::rename(temporary, path));
         if let Err(error) = written {
             let _ = fsutil::remove(temporary);
             return Err(error);
         }
-        index.stamp = None;
         Ok(index)
     }
 
@@ -168,6 +180,34 @@ impl Index {
         self.used.saturating_add(more) >= self.slots / 2
     }
 
+    /// The entries behind those of the last look round, at most `wanted`: whoever goes on asking sees all of them, each
+    /// once, before the first comes again.
+    ///
+    /// The place is kept by [`Index::set_stamp`].
+    pub(crate) fn look_round(&mut self, wanted: usize) -> io::Result<Vec<IpAddr>> {
+        let first = self.next & (self.slots - 1);
+        let mut bytes = vec![0; ROUND.min(self.slots - first) as usize * SLOT];
+        self.file.read_exact_at(&mut bytes, offset(first))?;
+        let mut found = Vec::with_capacity(wanted);
+        let mut at = first;
+        for slot in bytes.chunks_exact(SLOT) {
+            if found.len() == wanted {
+                break;
+            }
+            at += 1;
+            if slot[..16] != NEVER && slot[..16] != DELETED {
+                found.push(unmapped(array(&slot[16..])));
+            }
+        }
+        self.next = at & (self.slots - 1);
+        Ok(found)
+    }
+
+    /// See [`Index::create`].
+    pub(crate) fn next(&self) -> u32 {
+        self.next
+    }
+
     /// Everything in it.
     pub(crate) fn entries(&self) -> io::Result<Vec<(Key, IpAddr)>> {
         let mut bytes = vec![0; self.slots as usize * SLOT];
@@ -190,7 +230,7 @@ impl Index {
         header[..8].copy_from_slice(MAGIC);
         let (seconds, nanoseconds) = self.stamp.unwrap_or_default();
         let nanoseconds = if self.stamp.is_some() { u32::try_from(nanoseconds).unwrap_or(NO_STAMP) } else { NO_STAMP };
-        for (at, number) in [(8, VERSION), (12, self.slots), (16, self.used), (32, nanoseconds)] {
+        for (at, number) in [(8, VERSION), (12, self.slots), (16, self.used), (20, self.next), (32, nanoseconds)] {
             header[at..at + 4].copy_from_slice(&number.to_le_bytes());
         }
         header[24..32].copy_from_slice(&seconds.to_le_bytes());
@@ -267,7 +307,7 @@ mod tests {
     }
 
     fn new(dir: &Path) -> Index {
-        Index::create(&dir.join("index"), &dir.join("new"), &[], [7; 16]).unwrap()
+        Index::create(&dir.join("index"), &dir.join("new"), &[], [7; 16], 0).unwrap()
     }
 
     #[test]
@@ -327,6 +367,31 @@ mod tests {
         assert_eq!(index.find(key(1)).unwrap(), [ip(1)]);
     }
 
+    #[test]
+    fn a_look_round_sees_everything_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index");
+        let entries: Vec<_> = (0..200).map(|n| (key(n), IpAddr::from([10, 0, 1, n]))).collect();
+        for next in [0, 7, 1023, u32::MAX] {
+            let mut index = Index::create(&path, &dir.path().join("new"), &entries, [7; 16], next).unwrap();
+            assert_eq!(index.slots, 1024);
+            let (mut seen, mut rounds) = (Vec::new(), 0);
+            while seen.len() < entries.len() {
+                let found = index.look_round(2).unwrap();
+                assert!(found.len() <= 2);
+                seen.extend(found);
+                rounds += 1;
+                // Each call reads the place from the file.
+                index.set_stamp(None).unwrap();
+                index = Index::open(&path).unwrap();
+            }
+            assert!(rounds <= 200 / 2 + 1024 / ROUND + 1, "{rounds}");
+            seen.truncate(entries.len());
+            seen.sort();
+            assert_eq!(seen, entries.iter().map(|(_, ip)| *ip).collect::<Vec<_>>(), "from {next}");
+        }
+    }
+
     proptest! {
         #[test]
         fn answers_as_a_set_does(steps in prop::collection::vec((any::<bool>(), 0u8..40, 0u8..4), 0..150)) {
@@ -337,7 +402,7 @@ mod tests {
             for (add, n, which) in steps {
                 if index.is_crowded(1) {
                     let entries = index.entries().unwrap();
-                    index = Index::create(&path, &dir.path().join("new"), &entries, [7; 16]).unwrap();
+                    index = Index::create(&path, &dir.path().join("new"), &entries, [7; 16], 0).unwrap();
                 }
                 if add && model.insert((n, which)) {
                     index.insert(key(n), ip(which)).unwrap();

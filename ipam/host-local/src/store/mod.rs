@@ -9,6 +9,9 @@
 //! | `<dataDir>/.oxbridge/<network>/index` | our [index] of the folder |
 //! | `<dataDir>/.oxbridge/<network>/new` | a file being made, before it gets its name |
 //!
+//! `dataDir` and the network's folder may be symbolic links: administrators move stores. Inside of them, and in our own
+//! folder, none is followed, so that nothing outside of the store is read or written.
+//!
 //! [`Store`] is the place, [`Locked`] the store while this process holds the lock: only that can read or change it.
 
 mod files;
@@ -17,8 +20,8 @@ pub(crate) mod record;
 pub(crate) mod reservation;
 pub(crate) mod stop;
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -32,6 +35,10 @@ use self::index::{Index, Key};
 use self::record::Record;
 use self::reservation::{Content, FileStamp, Owner, Reservation};
 
+/// More than any address needs, with white space around it.
+const CURSOR_MAX: u64 = 128;
+/// Bytes of a file's name (limits.h).
+const NAME_MAX: usize = 255;
 /// How long another process may keep the lock.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
@@ -42,7 +49,7 @@ pub(crate) enum Error {
     Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error(transparent)]
     Lock(#[from] lock::Error),
-    #[error("network name {0:?} cannot be the name of a folder")]
+    #[error("network name {0:?} cannot be the name of a folder, which holds the network's reservations")]
     Name(String),
 }
 
@@ -58,6 +65,8 @@ pub(crate) struct Store {
 pub(crate) struct Locked<'s> {
     store: &'s Store,
     _lock: Option<Lock>,
+    /// Our own folder is there, and no link to another: otherwise there are neither records nor an index.
+    has_own: bool,
     known: Known,
     boot: Option<[u8; 16]>,
     /// The folder was changed since the index got its stamp.
@@ -91,7 +100,7 @@ pub(crate) struct Draft {
 impl Store {
     /// `data_dir`: the root of all networks' stores. Error: the name would lead out of it.
     pub(crate) fn new(data_dir: &Path, network: &str) -> Result<Self, Error> {
-        if network.is_empty() || network.starts_with('.') || network.contains(['/', '\0']) {
+        if network.is_empty() || network.len() > NAME_MAX || network.starts_with('.') || network.contains(['/', '\0']) {
             return Err(Error::Name(network.to_owned()));
         }
         Ok(Self { folder: data_dir.join(network), own: data_dir.join(".oxbridge").join(network) })
@@ -112,41 +121,68 @@ impl Store {
 
     /// Takes the lock, making the folders where they are missing.
     pub(crate) fn lock(&self) -> Result<Locked<'_>, Error> {
-        let take = || Lock::exclusive(&self.lock_path(), 0o750, LOCK_WAIT);
-        let lock = match take() {
+        let lock = match self.take_lock() {
             Err(lock::Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 make_dirs(&self.folder, 0o755)?;
-                take()?
+                self.take_lock()?
             }
             other => other?,
         };
-        if !self.own.is_dir() {
+        if !self.has_own()? {
             make_dirs(&self.own, 0o700)?;
         }
-        self.locked(Some(lock))
+        self.locked(Some(lock), true)
     }
 
     /// Takes the lock of a store that is there; `None`, and nothing made, where it is not.
     pub(crate) fn lock_existing(&self) -> Result<Option<Locked<'_>>, Error> {
-        match Lock::exclusive(&self.lock_path(), 0o750, LOCK_WAIT) {
-            Ok(lock) => self.locked(Some(lock)).map(Some),
-            Err(lock::Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        let has_own = self.has_own().unwrap_or(false);
+        match self.take_lock() {
+            Ok(lock) => self.locked(Some(lock), has_own).map(Some),
+            Err(lock::Error::Io { source, .. }) if fsutil::is_missing(&source) => Ok(None),
             // A lock file that cannot be made (read-only, no space) is held by nobody.
-            Err(lock::Error::Io { .. }) if !self.lock_path().exists() => self.locked(None).map(Some),
+            Err(lock::Error::Io { .. }) if fs::symlink_metadata(self.lock_path()).is_err() => {
+                self.locked(None, has_own).map(Some)
+            }
             Err(error) => Err(error.into()),
         }
     }
 
+    fn take_lock(&self) -> Result<Lock, lock::Error> {
+        let path = self.lock_path();
+        if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink()) {
+            return Err(lock::Error::Io { path, source: io::Error::other("it is not a plain file") });
+        }
+        Lock::exclusive(&path, 0o750, LOCK_WAIT)
+    }
+
+    /// Whether our own folder is there. Error: something else is in its place.
+    pub(crate) fn has_own(&self) -> Result<bool, Error> {
+        for path in [self.own.parent().unwrap_or(&self.own), &self.own] {
+            match fs::symlink_metadata(path) {
+                Ok(meta) if meta.is_dir() => {}
+                Ok(_) => return Err(io_error("use", path, io::Error::other("it is not a folder"))),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                Err(error) => return Err(io_error("inspect", path, error)),
+            }
+        }
+        Ok(true)
+    }
+
     /// Forgets the record of an attachment whose network has no folder (any more), and hence no lock.
     pub(crate) fn forget_without_folder(&self, identity: &str) -> Result<(), Error> {
+        if !self.has_own().unwrap_or(false) {
+            return Ok(());
+        }
         let path = self.own.join(identity);
         fsutil::remove(&path).map(drop).map_err(|e| io_error("remove", &path, e))
     }
 
-    fn locked(&self, lock: Option<Lock>) -> Result<Locked<'_>, Error> {
-        let boot = boot_id().and_then(|id| u128::from_str_radix(&id.replace('-', ""), 16).ok());
-        let known = Known::Scanned(Vec::new());
-        let mut locked = Locked { store: self, _lock: lock, known, boot: boot.map(u128::to_le_bytes), changed: false };
+    fn locked(&self, lock: Option<Lock>, has_own: bool) -> Result<Locked<'_>, Error> {
+        let boot = host::boot::id().and_then(|id| u128::from_str_radix(&id.replace('-', ""), 16).ok());
+        let boot = boot.filter(|_| has_own).map(u128::to_le_bytes);
+        let mut locked =
+            Locked { store: self, _lock: lock, has_own, known: Known::Scanned(Vec::new()), boot, changed: false };
         locked.load()?;
         Ok(locked)
     }
@@ -190,6 +226,15 @@ impl Locked<'_> {
             }
         }
         Ok(held)
+    }
+
+    /// Some addresses that have an owner, at most `wanted`; who goes on asking, in this process or the next, sees all.
+    /// None where no index can be kept.
+    pub(crate) fn look_round(&mut self, wanted: usize) -> Vec<IpAddr> {
+        match &mut self.known {
+            Known::Index(index) => index.look_round(wanted).unwrap_or_default(),
+            Known::Scanned(_) => Vec::new(),
+        }
     }
 
     /// The reservation of an address; `None`: it is free.
@@ -279,7 +324,10 @@ impl Locked<'_> {
 
     /// The address given last from this range set; anything unreadable counts as none.
     pub(crate) fn cursor(&self, set: usize) -> Option<IpAddr> {
-        fs::read_to_string(self.store.cursor_path(set)).ok()?.trim().parse().ok()
+        let file = fsutil::open_plain(&self.store.cursor_path(set), OpenOptions::new().read(true)).ok()?;
+        let mut text = String::new();
+        file.take(CURSOR_MAX).read_to_string(&mut text).ok()?;
+        text.trim().parse().ok()
     }
 
     /// Remembers the address given last from this range set.
@@ -295,7 +343,18 @@ impl Locked<'_> {
 
     /// The record of an attachment, by its identity in hex.
     pub(crate) fn record(&self, identity: &str) -> Option<Record> {
-        Record::read(&self.store.own.join(identity))
+        if self.has_own { Record::read(&self.store.own.join(identity)) } else { None }
+    }
+
+    /// Whether one of the record's reservations is still the one that it was made with.
+    pub(crate) fn speaks_for_any(&self, identity: &str) -> bool {
+        let Some(record) = self.record(identity) else { return false };
+        record.addresses.iter().any(|a| match self.read(a.ip) {
+            Ok(Some(reservation)) => reservation.stamp == a.stamp,
+            Ok(None) => false,
+            // Unreadable: not shown to be stale.
+            Err(_) => true,
+        })
     }
 
     pub(crate) fn write_record(&self, identity: &str, record: &Record) -> Result<(), Error> {
@@ -306,6 +365,9 @@ impl Locked<'_> {
     }
 
     pub(crate) fn remove_record(&self, identity: &str) -> Result<(), Error> {
+        if !self.has_own {
+            return Ok(());
+        }
         let path = self.store.own.join(identity);
         fsutil::remove(&path).map_err(|e| io_error("remove", &path, e))?;
         stop::point("forgotten");
@@ -314,6 +376,9 @@ impl Locked<'_> {
 
     /// The identities of all records.
     pub(crate) fn records(&self) -> Vec<String> {
+        if !self.has_own {
+            return Vec::new();
+        }
         let Ok(entries) = fs::read_dir(&self.store.own) else { return Vec::new() };
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         names.filter(|name| name.len() == 32 && name.bytes().all(|b| b.is_ascii_hexdigit())).collect()
@@ -334,22 +399,24 @@ impl Locked<'_> {
     /// Opens the index if it is fresh; reads the folder and builds it anew otherwise.
     fn load(&mut self) -> Result<(), Error> {
         let folder = mtime(&self.store.folder).map_err(|e| io_error("inspect", &self.store.folder, e))?;
-        if let Some(index) = Index::open(&self.store.index_path())
+        let found = if self.has_own { Index::open(&self.store.index_path()) } else { None };
+        let next = found.as_ref().map_or(0, Index::next);
+        if let Some(index) = found
             && index.is_fresh(folder, self.boot)
         {
             self.known = Known::Index(index);
             return Ok(());
         }
         let entries = self.scan()?;
-        self.known = self.rebuild(entries);
+        self.known = self.rebuild(entries, next);
         self.changed = true;
         self.commit();
         Ok(())
     }
 
-    fn rebuild(&self, entries: Vec<(Key, IpAddr)>) -> Known {
+    fn rebuild(&self, entries: Vec<(Key, IpAddr)>, next: u32) -> Known {
         let Some(boot) = self.boot else { return Known::Scanned(entries) };
-        match Index::create(&self.store.index_path(), &self.store.temporary(), &entries, boot) {
+        match Index::create(&self.store.index_path(), &self.store.temporary(), &entries, boot, next) {
             Ok(index) => Known::Index(index),
             Err(_) => Known::Scanned(entries),
         }
@@ -371,7 +438,7 @@ impl Locked<'_> {
             && index.is_crowded(1)
             && let Ok(entries) = index.entries()
         {
-            self.known = self.rebuild(entries);
+            self.known = self.rebuild(entries, index.next());
         }
         match &mut self.known {
             Known::Index(index) => {
@@ -407,12 +474,6 @@ impl Drop for Locked<'_> {
             self.commit();
         }
     }
-}
-
-/// The kernel's id of this boot, read once.
-pub(crate) fn boot_id() -> Option<&'static str> {
-    static ID: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-    ID.get_or_init(host::boot::id).as_deref()
 }
 
 fn find_in(entries: &[(Key, IpAddr)], key: Key) -> Vec<IpAddr> {

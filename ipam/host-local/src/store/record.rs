@@ -4,12 +4,14 @@
 //! reservation; it speaks for one only while the reservation file is the very one that was made with it. Other suites
 //! free addresses and reserve them anew without touching our records.
 
-use std::fs;
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use host::fsutil;
+use plugin::liveness::Trace;
 use serde::{Deserialize, Serialize};
 
 use super::reservation::FileStamp;
@@ -64,15 +66,14 @@ const MAX_LENGTH: u64 = 1 << 16;
 impl Record {
     /// Reads a record; one that cannot be read or understood counts as none.
     pub(crate) fn read(path: &Path) -> Option<Self> {
-        let meta = fs::symlink_metadata(path).ok()?;
-        if !meta.is_file() || meta.len() > MAX_LENGTH {
-            return None;
-        }
-        serde_json::from_slice(&fs::read(path).ok()?).ok()
+        let file = fsutil::open_plain(path, OpenOptions::new().read(true)).ok()?;
+        let mut text = Vec::with_capacity(512);
+        file.take(MAX_LENGTH).read_to_end(&mut text).ok()?;
+        serde_json::from_slice(&text).ok()
     }
 
     pub(crate) fn write(&self, path: &Path, temporary: &Path) -> io::Result<()> {
-        host::fsutil::replace(path, temporary, &serde_json::to_vec(self)?, 0o600)
+        fsutil::replace(path, temporary, &serde_json::to_vec(self)?, 0o600)
     }
 
     /// Whether it speaks for this reservation.
@@ -80,13 +81,28 @@ impl Record {
         self.addresses.iter().any(|a| a.ip == ip && a.stamp == stamp)
     }
 
-    pub(crate) fn made_at(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(self.time)).unwrap_or(SystemTime::UNIX_EPOCH)
+    /// By the present clock; `None`: made in the future, before a clock was set back.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        SystemTime::now().duration_since(self.trace().made_at).ok()
+    }
+
+    /// What it tells of where and when it was made.
+    pub(crate) fn trace(&self) -> Trace<'_> {
+        let since_epoch = Duration::from_secs(self.time);
+        Trace {
+            netns: &self.netns,
+            netns_cookie: self.netns_cookie,
+            boot_id: self.boot_id.as_deref(),
+            made_at: SystemTime::UNIX_EPOCH.checked_add(since_epoch).unwrap_or(SystemTime::UNIX_EPOCH),
+            by_bridge: self.plugin.as_deref() == Some("bridge"),
+        }
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::fs;
+
     use super::*;
 
     pub(crate) fn record() -> Record {

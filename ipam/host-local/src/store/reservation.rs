@@ -45,7 +45,7 @@ pub(crate) struct Reservation {
     pub(crate) content: Content,
 }
 
-/// No id and no interface name come near it.
+/// What is longer is no reservation, and is not made one.
 const MAX_LENGTH: u64 = 4096;
 const MAX_IFNAME: usize = 15;
 
@@ -60,6 +60,11 @@ impl Owner {
             Some(ifname) => format!("{}\r\n{ifname}", self.container_id),
             None => self.container_id.clone(),
         }
+    }
+
+    /// Whether its file could be read back.
+    pub(crate) fn is_too_long(&self) -> bool {
+        self.content().len() as u64 > MAX_LENGTH
     }
 
     /// The same container as a file of the old format names it.
@@ -134,7 +139,8 @@ pub(crate) fn address_of(name: &std::ffi::OsStr) -> Option<IpAddr> {
         return None;
     }
     let ip: IpAddr = name.parse().ok()?;
-    (ip.to_string() == name).then_some(ip)
+    // Go, and with it every suite, writes an IPv4-mapped address as the IPv4 address it is.
+    (ip.to_canonical().to_string() == name).then_some(ip)
 }
 
 /// CNI spec 1.1.0: a letter or digit, then letters, digits, `_`, `.`, `-`.
@@ -188,9 +194,17 @@ mod tests {
         for name in ["10.0.0.1", "fd00::1", "::"] {
             assert_eq!(ip(name).as_deref(), Some(name));
         }
-        for name in
-            ["lock", "last_reserved_ip.0", "10.0.0.01", "fd00:0::1", "FD00::1", "10.0.0.1.tmp", "", "fe80::1%eth0"]
-        {
+        for name in [
+            "lock",
+            "last_reserved_ip.0",
+            "10.0.0.01",
+            "fd00:0::1",
+            "FD00::1",
+            "10.0.0.1.tmp",
+            "",
+            "fe80::1%eth0",
+            "::ffff:10.0.0.1",
+        ] {
             assert_eq!(ip(name), None, "{name}");
         }
     }

@@ -187,8 +187,9 @@ fn a_full_pool_says_so_after_taking_over_what_is_torn() {
     assert_eq!(given, ips(&["10.0.0.2", "10.0.0.3", "10.0.0.5", "10.0.0.6", "10.0.0.4"]));
     let error = add(store, &request("c5", HERE, &["", ""]), &sets).unwrap_err();
     assert_eq!(error.msg, "failed to allocate for range 0: no IP addresses available in range set: 10.0.0.1-10.0.0.6");
-    assert!(error.details.contains("all of its 5 addresses are taken: 5 reservations in"), "{error}");
-    assert!(error.details.ends_with("5 of them with a record, 0 of those certainly gone"), "{error}");
+    assert!(error.details.contains("all of its 5 addresses are taken, by 5 reservations in"), "{error}");
+    assert!(error.details.contains(": 5 have a record of ours,"), "{error}");
+    assert!(error.details.contains("; 0 are certainly gone,"), "{error}");
     assert_eq!(files(store).len(), 10);
 }
 

@@ -23,7 +23,7 @@ pub(super) fn restore(family: Family, place: Place, script: &str, turn: &Turn) -
 
 /// What [`restore`] could not do.
 pub(super) fn failed(family: Family, error: &process::Error) -> Error {
-    Error::internal(format!("failed to change the rules of {family} {TABLE}: {error}"))
+    ruleset::iptables::failed(&format!("failed to change the rules of {family} {TABLE}"), error)
         .with_details("the pod has to be let in there, or what it sends and receives is dropped; see `iptables -S`")
 }
 

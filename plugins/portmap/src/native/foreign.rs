@@ -1,8 +1,8 @@
 //! Ports that somebody has by other means: the reference's plugin, or our iptables backend.
 //!
-//! Our chains come first, so what a dead pod left there never wins. But a live one's port would be taken from it. Whose
-//! host link our `bridge` made and is there, is alive: refused. Of any other nothing can be told: it is named in the log.
-//! What x_tables holds is not looked at: that takes a program.
+//! What is theirs comes before our chains, so what a dead pod left there would win: a mapping for such a port comes before
+//! theirs. But a live one's port would be taken from it. Whose host link our `bridge` made and is there, is alive:
+//! refused. Of any other nothing can be told: it is named in the log.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -13,6 +13,7 @@ use netlink::{Result, Socket};
 
 use super::{FAMILIES, Request, owner};
 use crate::config::{Mapping, Target};
+use crate::holders;
 use crate::iptables::{self, ENTRIES, TABLE};
 
 /// The table of the reference's nftables backend, and its chains of mappings for any address and for one.
@@ -28,6 +29,8 @@ const FIRST_INTERFACE: &str = "eth0";
 pub(super) struct Foreign {
     /// Chains that our iptables backend made for this very attachment.
     pub(super) own_chains: Vec<(Family, String)>,
+    /// The mappings for whose port there is some rule, whoever's, that would win over ours.
+    pub(super) first: Vec<(Family, Mapping)>,
     /// For the log, once all is done.
     pub(super) notices: Vec<String>,
 }
@@ -47,8 +50,10 @@ pub(super) fn look(
     nft: &mut Nft,
     route: &mut Socket,
     request: &Request<'_>,
+    in_xtables: &InXtables,
 ) -> Result<std::result::Result<Foreign, Error>> {
-    let mut found = Foreign::default();
+    let mut found =
+        Foreign { first: in_xtables.first.clone(), notices: in_xtables.notices.clone(), ..Foreign::default() };
     for family in FAMILIES {
         let target = request.targets.iter().find(|t| t.family() == family);
         let mut holders = Vec::new();
@@ -58,27 +63,72 @@ pub(super) fn look(
                 found.own_chains.push((family, chain));
             }
             if let Some(target) = target {
-                holders = in_iptables(nft, request.attachment, target)?;
+                holders = in_iptables(nft, request.attachment, target, &mut found.first)?;
             }
         }
         if let Some(target) = target {
-            holders.extend(in_nftables(nft, request.attachment, target)?);
+            holders.extend(in_nftables(nft, request.attachment, target, &mut found.first)?);
         }
         for (mapping, holder) in holders {
             if let Some(link) = holder.link(route)? {
                 return Ok(Err(Error::internal(format!("host port {mapping} is already published by {holder}"))
                     .with_details(format!("its interface {link} is there, so it is alive"))));
             }
-            let notice = format!(
-                "host port {mapping} is published by {holder} too, which may be alive: it leads to the new pod from now on; \
-                 DEL of that container, or GC of its network, removes what is left of it"
-            );
+            let notice = notice(&mapping, &holder);
             if !found.notices.contains(&notice) {
                 found.notices.push(notice);
             }
         }
     }
     Ok(Ok(found))
+}
+
+fn notice(mapping: &Mapping, holder: &dyn std::fmt::Display) -> String {
+    format!(
+        "host port {mapping} is published by {holder} too, which may be alive: it leads to the new pod from now on; \
+         DEL of that container, or GC of its network, removes what is left of it"
+    )
+}
+
+/// What was found in x_tables.
+#[derive(Default)]
+pub(super) struct InXtables {
+    first: Vec<(Family, Mapping)>,
+    notices: Vec<String>,
+}
+
+/// Looks who has the ports in x_tables, where that holds any rules: it takes a program.
+pub(super) fn look_in_xtables(request: &Request<'_>) -> InXtables {
+    let mut found = InXtables::default();
+    let own = iptables::chain(request.attachment);
+    for target in request.targets {
+        let family = target.family();
+        if !ruleset::iptables::uses_xtables(family, TABLE) {
+            continue;
+        }
+        let saved = match ruleset::iptables::save(family, TABLE) {
+            Ok(saved) => saved.unwrap_or_default(),
+            Err(error) => {
+                // Whatever is there, this way it does not win.
+                found.first.extend(target.mappings().map(|m| (family, *m)));
+                host::syslog::warn("portmap", format_args!("looking for published ports in x_tables: {}", error.msg));
+                continue;
+            }
+        };
+        for mapping in target.mappings() {
+            let holders: Vec<_> = holders::of_some(&saved, mapping).collect();
+            if !holders.is_empty() {
+                found.first.push((family, *mapping));
+            }
+            let others = holders.iter().filter(|holder| holder.chain != own);
+            let place =
+                |holder: &holders::Holder| format!("{} in chain {} of iptables-legacy", holder.name, holder.chain);
+            found.notices.extend(others.map(|holder| notice(mapping, &place(holder))));
+        }
+    }
+    found.notices.sort_unstable();
+    found.notices.dedup();
+    found
 }
 
 /// Adds to a transaction what removes the chains that our iptables backend made for the attachment.
@@ -137,13 +187,19 @@ impl std::fmt::Display for Holder {
 
 type Holders = Vec<(Mapping, Holder)>;
 
-/// Those that have chains of the reference's layout.
-fn in_iptables(nft: &mut Nft, attachment: &Attachment, target: &Target<'_>) -> Result<Holders> {
+/// Those that have chains of the reference's layout. `first`: gets the mappings of whose port some rule takes a part.
+fn in_iptables(
+    nft: &mut Nft,
+    attachment: &Attachment,
+    target: &Target<'_>,
+    first: &mut Vec<(Family, Mapping)>,
+) -> Result<Holders> {
     let family = target.family();
     let own = [iptables::chain(attachment), iptables::reference_chain(attachment)];
     let mut holders = Vec::new();
     for entry in nft.rules(family, TABLE, Some(ENTRIES))? {
-        let Some(chain) = entry.target().filter(|chain| !own.contains(chain)) else { continue };
+        // What our iptables backend made for the attachment goes.
+        let Some(chain) = entry.target().filter(|chain| *chain != own[0]) else { continue };
         let ports = multiport(&entry);
         let is_meant = |m: &&Mapping| ports.contains(&m.host_port) && is_of_protocol(&entry, m);
         let mut meant = target.mappings().filter(is_meant).peekable();
@@ -153,8 +209,12 @@ fn in_iptables(nft: &mut Nft, attachment: &Attachment, target: &Target<'_>) -> R
         let mut rules = nft.rules(family, TABLE, Some(&chain))?;
         rules.retain(|rule| has(rule, b"DNAT"));
         for mapping in meant {
-            let mut same = rules.iter().filter(|rule| is_of_port(rule, mapping) && is_of_address(rule, mapping));
-            if same.any(|rule| !leads_to(rule, target.pod.addr())) {
+            let of_port = || rules.iter().filter(|rule| is_of_port(rule, mapping));
+            if of_port().any(|rule| overlaps(rule, mapping)) {
+                first.push((family, *mapping));
+            }
+            let is_holders = |rule: &Rule| is_of_address(rule, mapping) && !leads_to(rule, target.pod.addr());
+            if !own.contains(&chain) && of_port().any(is_holders) {
                 let text = String::from_utf8_lossy(&entry.expressions);
                 holders.push((*mapping, holder(&text, format!("chain {chain} of iptables"))));
             }
@@ -163,22 +223,25 @@ fn in_iptables(nft: &mut Nft, attachment: &Attachment, target: &Target<'_>) -> R
     Ok(holders)
 }
 
-/// Those of the reference's nftables backend.
-fn in_nftables(nft: &mut Nft, attachment: &Attachment, target: &Target<'_>) -> Result<Holders> {
+/// Those of the reference's nftables backend. `first`: as above.
+fn in_nftables(
+    nft: &mut Nft,
+    attachment: &Attachment,
+    target: &Target<'_>,
+    first: &mut Vec<(Family, Mapping)>,
+) -> Result<Holders> {
     let family = target.family();
     let mut holders = Vec::new();
     for chain in [NFT_ANY, NFT_AT] {
-        let mappings = || target.mappings().filter(|m| m.address().is_some() == (chain == NFT_AT));
-        if mappings().next().is_none() {
-            continue;
-        }
         for rule in nft.rules(family, NFT_TABLE, Some(chain))? {
             let container = rule.comment.clone().unwrap_or_default();
+            let port = |m: &&Mapping| rule.compared_values().contains(&m.host_port.to_be_bytes().to_vec());
+            let mappings = || target.mappings().filter(port).filter(|m| is_of_protocol(&rule, m));
+            first.extend(mappings().filter(|m| overlaps(&rule, m)).map(|m| (family, *m)));
             if container == attachment.container_id || leads_to(&rule, target.pod.addr()) {
                 continue;
             }
-            let port = |m: &Mapping| rule.compared_values().contains(&m.host_port.to_be_bytes().to_vec());
-            for mapping in mappings().filter(|m| port(m) && is_of_protocol(&rule, m) && is_of_address(&rule, m)) {
+            for mapping in mappings().filter(|m| is_of_address(&rule, m)) {
                 let place = format!("table {family} {NFT_TABLE}");
                 holders.push((*mapping, Holder { container: container.clone(), network: None, ifname: None, place }));
             }
@@ -216,6 +279,13 @@ fn is_of_address(rule: &Rule, mapping: &Mapping) -> bool {
         // Those of four bytes may be marks, too: conditions.
         None => !values.iter().any(|v| v.len() == 4 || v.len() == 16),
     }
+}
+
+/// Whether the rule takes some of what the mapping is for.
+fn overlaps(rule: &Rule, mapping: &Mapping) -> bool {
+    let values = rule.compared_values();
+    let is_for_one = values.iter().any(|v| v.len() == 4 || v.len() == 16);
+    mapping.address().is_none_or(|ip| !is_for_one || values.contains(&ruleset::bytes(ip)))
 }
 
 /// Whether the rule sends packets to this address: whoever had it before is gone.

@@ -7,16 +7,22 @@
 //!         elements = { tcp . 8080 comment "…" : 10.88.0.2 . 80 } }
 //!     set ports-snat { type inet_proto . ipv4_addr . inet_service; elements = { tcp . 10.88.0.2 . 80 comment "…" } }
 //!     set ports-hosts { type ipv4_addr; flags dynamic; elements = { 192.0.2.1 } }
+//!     set ports-first { type inet_proto . inet_service }                          (ports-first-at: with the address)
 //!     chain ports {
 //!         ip daddr != 127.0.0.0/8 add @ports-hosts { ip daddr }
 //!         jump ports-at-if
 //!         dnat ip to ip daddr . meta l4proto . th dport map @ports-at
 //!         jump ports-if
 //!         dnat ip to meta l4proto . th dport map @ports-any }
-//!     chain ports-prerouting { type nat hook prerouting priority -101
-//!         fib daddr . iif type local jump ports                                   (ports-output: 127.0.0.0/8)
-//!         fib daddr type local ip daddr @ports-hosts jump ports                   (ports-output the same)
-//!         fib daddr type local ip daddr 192.0.2.0/24 jump ports }                 (no dummies; ports-output the same)
+//!     chain ports-in {
+//!         fib daddr . iif type local jump ports                                   (ports-out: 127.0.0.0/8)
+//!         fib daddr type local ip daddr @ports-hosts jump ports                   (ports-out the same)
+//!         fib daddr type local ip daddr 192.0.2.0/24 jump ports }                 (no dummies; ports-out the same)
+//!     chain ports-first-prerouting { type nat hook prerouting priority -101       (ports-first-output: ports-out)
+//!         meta l4proto . th dport @ports-first jump ports-in
+//!         ip daddr . meta l4proto . th dport @ports-first-at jump ports-in }
+//!     chain ports-prerouting { type nat hook prerouting priority -99
+//!         jump ports-in }                                                         (ports-output: ports-out)
 //!     chain ports-postrouting { type nat hook postrouting priority srcnat
 //!         ct status dnat ip saddr 127.0.0.0/8 meta l4proto . ip daddr . th dport @ports-snat masquerade
 //!         ct status dnat ct original ip daddr @ports-hosts ip saddr 10.88.0.0/24 ip daddr 10.88.0.0/24
@@ -26,7 +32,12 @@
 //! }
 //! ```
 //!
-//! A mapping is an element; a packet costs the same with one as with thousands. `ports-hosts` holds the
+//! A mapping is an element; a packet costs the same with one as with thousands. They come after what others have for the
+//! same port at nft's `dstnat` (-100), because what is left of a dead pod here must not win over a rule that came later
+//! (the reference's, whose DEL knows nothing of these tables). Where such a rule was there at the ADD, and may be left of
+//! a dead pod itself, the port is in `ports-first`, which comes before it. So whoever came last has the port.
+//!
+//! `ports-hosts` holds the
 //! host's addresses, and learns those that come later: by it our connections are told from those that others (kube-proxy) send from addresses of
 //! their own to the same pods, which must not be masqueraded. It needs no mark in the packet. The port that the
 //! connection's first packet was for is no part of a key: nft 1.0.6 prints `ct original proto-dst` in a way that it does
@@ -51,6 +62,10 @@ const AT: &str = "ports-at";
 const SNAT: &str = "ports-snat";
 /// What is masqueraded wherever it comes from.
 const SNAT_ALL: &str = "ports-snat-all";
+/// Ports, on any address of the host, that come before what others have for them.
+const FIRST: &str = "ports-first";
+/// The same for one address.
+const FIRST_AT: &str = "ports-first-at";
 /// Addresses of the host.
 pub(crate) const HOSTS: &str = "ports-hosts";
 /// Who has elements, by identity.
@@ -65,14 +80,23 @@ const LOOKS_INTO: &str = "looks into ";
 const CHAIN: &str = "ports";
 const AT_IF_CHAIN: &str = "ports-at-if";
 const ANY_IF_CHAIN: &str = "ports-if";
+/// Which packets are meant: of those that come in, and of those that the host sends.
+const IN: &str = "ports-in";
+const OUT: &str = "ports-out";
 const PREROUTING: &str = "ports-prerouting";
 const OUTPUT: &str = "ports-output";
+const FIRST_PREROUTING: &str = "ports-first-prerouting";
+const FIRST_OUTPUT: &str = "ports-first-output";
 const POSTROUTING: &str = "ports-postrouting";
 const GUARD: &str = "ports-guard";
-const CHAINS: [(&str, Option<Hook>); 7] = [
+const CHAINS: [(&str, Option<Hook>); 11] = [
     (AT_IF_CHAIN, None),
     (ANY_IF_CHAIN, None),
     (CHAIN, None),
+    (IN, None),
+    (OUT, None),
+    (FIRST_PREROUTING, Some(Hook::DESTINATION_NAT_FIRST)),
+    (FIRST_OUTPUT, Some(Hook::OUTPUT_NAT_FIRST)),
     (PREROUTING, Some(Hook::DESTINATION_NAT)),
     (OUTPUT, Some(Hook::OUTPUT_NAT)),
     (POSTROUTING, Some(Hook::SOURCE_NAT)),
@@ -95,8 +119,8 @@ pub(crate) struct Wanted {
     pub(crate) mapping: Mapping,
 }
 
-/// The elements of a target, each once.
-pub(crate) fn elements(target: &Target<'_>) -> Vec<Wanted> {
+/// The elements of a target, each once. `first`: the mappings that come before what others have.
+pub(crate) fn elements(target: &Target<'_>, first: &[(Family, Mapping)]) -> Vec<Wanted> {
     let mut all: Vec<Wanted> = Vec::new();
     // Two ports of the host may lead to one of the pod.
     let mut masqueraded = HashSet::new();
@@ -105,6 +129,10 @@ pub(crate) fn elements(target: &Target<'_>) -> Vec<Wanted> {
         let (set, key) = entry(mapping, target.conditions());
         let value = joined(&[&bytes(pod), &mapping.container_port.to_be_bytes()]);
         all.push(Wanted { set, key, value: Some(value), mapping: *mapping });
+        if first.contains(&(target.family(), *mapping)) {
+            let (set, key) = first_entry(mapping);
+            all.push(Wanted { set: set.to_owned(), key, value: None, mapping: *mapping });
+        }
         let sets = masquerade_sets(target.plan.snat, target.plan.masq_all);
         let key = masquerade_key(mapping.protocol, pod, mapping.container_port);
         if masqueraded.insert(key.clone()) {
@@ -118,14 +146,25 @@ pub(crate) fn elements(target: &Target<'_>) -> Vec<Wanted> {
 
 /// The map and key of a mapping.
 pub(crate) fn entry(mapping: &Mapping, conditions: Option<&Conditions>) -> (String, Vec<u8>) {
+    let map = match (mapping.address(), conditions) {
+        (None, None) => ANY.to_owned(),
+        (None, Some(conditions)) => format!("{ANY_IF}{}", conditions.id()),
+        (Some(_), None) => AT.to_owned(),
+        (Some(_), Some(conditions)) => format!("{AT_IF}{}", conditions.id()),
+    };
+    (map, key(mapping))
+}
+
+/// The set and key by which a mapping comes before what others have.
+pub(crate) fn first_entry(mapping: &Mapping) -> (&'static str, Vec<u8>) {
+    (if mapping.address().is_some() { FIRST_AT } else { FIRST }, key(mapping))
+}
+
+fn key(mapping: &Mapping) -> Vec<u8> {
     let (protocol, port) = ([mapping.protocol.number()], mapping.host_port.to_be_bytes());
-    match (mapping.address(), conditions) {
-        (None, None) => (ANY.to_owned(), joined(&[&protocol, &port])),
-        (None, Some(conditions)) => (format!("{ANY_IF}{}", conditions.id()), joined(&[&protocol, &port])),
-        (Some(ip), None) => (AT.to_owned(), joined(&[&bytes(ip), &protocol, &port])),
-        (Some(ip), Some(conditions)) => {
-            (format!("{AT_IF}{}", conditions.id()), joined(&[&bytes(ip), &protocol, &port]))
-        }
+    match mapping.address() {
+        None => joined(&[&protocol, &port]),
+        Some(ip) => joined(&[&bytes(ip), &protocol, &port]),
     }
 }
 
@@ -145,7 +184,7 @@ pub(crate) fn masquerade_key(protocol: Protocol, pod: IpAddr, port: u16) -> Vec<
 
 /// Whether the set holds elements of attachments.
 pub(crate) fn is_ours(set: &str) -> bool {
-    [ANY, AT, SNAT, SNAT_ALL].contains(&set) || is_conditional(set)
+    [ANY, AT, SNAT, SNAT_ALL, FIRST, FIRST_AT].contains(&set) || is_conditional(set)
 }
 
 /// Whether the map is there for the sake of its elements only.
@@ -156,6 +195,11 @@ pub(crate) fn is_conditional(set: &str) -> bool {
 /// Whether the set only says what is masqueraded.
 pub(crate) fn is_masquerade(set: &str) -> bool {
     [SNAT, SNAT_ALL].contains(&set)
+}
+
+/// Whether the set only says what comes before what others have.
+pub(crate) fn is_first(set: &str) -> bool {
+    [FIRST, FIRST_AT].contains(&set)
 }
 
 /// Whether both maps are for the same kind of key: a port, or an address and a port.
@@ -183,7 +227,7 @@ pub(crate) fn read_entry(set: &str, key: &[u8]) -> Option<(Protocol, u16, Option
         (true, 24) => (Some(IpAddr::from(<[u8; 16]>::try_from(&key[..16]).ok()?)), &key[16..]),
         _ => return None,
     };
-    if set == SNAT || set == SNAT_ALL {
+    if is_masquerade(set) || is_first(set) {
         return None;
     }
     Some((Protocol::from_number(rest[0])?, u16::from_be_bytes([rest[4], rest[5]]), ip))
@@ -231,8 +275,8 @@ fn fixed(family: Family) -> Vec<Fixed> {
     rule(CHAIN, "any address, conditions", Box::new(move |r| _ = r.verdict(&jump(ANY_IF_CHAIN))));
     rule(CHAIN, "any address", Box::new(move |r| _ = r.send_to_entry(family, &fields.any(), ANY)));
     let ports = || Verdict::Jump(CHAIN.to_owned());
-    rule(PREROUTING, "to the link it came in by", Box::new(move |r| _ = r.to_input_address().verdict(&ports())));
-    for chain in [PREROUTING, OUTPUT] {
+    rule(IN, "to the link it came in by", Box::new(move |r| _ = r.to_input_address().verdict(&ports())));
+    for chain in [IN, OUT] {
         // An address that has moved to another machine is no longer meant.
         rule(
             chain,
@@ -242,12 +286,19 @@ fn fixed(family: Family) -> Vec<Fixed> {
     }
     if is_v4 {
         rule(
-            OUTPUT,
+            OUT,
             "to the loopback",
             Box::new(move |r| {
                 r.masked(destination, &LOOPBACK_MASK, Comparison::Equal, &LOOPBACK).verdict(&ports());
             }),
         );
+    }
+    for (chain, meant) in [(FIRST_PREROUTING, IN), (FIRST_OUTPUT, OUT)] {
+        rule(chain, "any address", Box::new(move |r| _ = r.in_set(&fields.any(), FIRST).verdict(&jump(meant))));
+        rule(chain, "one address", Box::new(move |r| _ = r.in_set(&fields.at(), FIRST_AT).verdict(&jump(meant))));
+    }
+    for (chain, meant) in [(PREROUTING, IN), (OUTPUT, OUT)] {
+        rule(chain, "what nobody else has taken", Box::new(move |r| _ = r.verdict(&jump(meant))));
     }
     if is_v4 {
         rule(
@@ -293,7 +344,7 @@ fn later_addresses(family: Family, host: &Host) -> Vec<Fixed> {
             r.verdict(&Verdict::Jump(CHAIN.to_owned()));
         }),
     };
-    subnets.flat_map(|subnet| [PREROUTING, OUTPUT].map(|chain| rule(chain, *subnet))).collect()
+    subnets.flat_map(|subnet| [IN, OUT].map(|chain| rule(chain, *subnet))).collect()
 }
 
 /// The rule of the pods of a subnet that reach each other, or themselves, by a port of the host.
@@ -386,7 +437,7 @@ fn old<'r>(rules: &'r [Rule], family: Family, later: &[Fixed]) -> impl Iterator<
         fixed(family).iter().chain(later).map(|f| (f.chain, f.comment.clone())).collect();
     rules.iter().filter(move |r| {
         let is_expected = |comment: &String| expected.contains(&(r.chain.as_str(), comment.clone()));
-        [PREROUTING, OUTPUT].contains(&r.chain.as_str()) && !r.comment.as_ref().is_some_and(is_expected)
+        [IN, OUT].contains(&r.chain.as_str()) && !r.comment.as_ref().is_some_and(is_expected)
     })
 }
 
@@ -455,7 +506,10 @@ fn push_sets(batch: &mut Batch, family: Family) {
     );
     let (address, at, pod, snat) = if family == Family::Ip { V4 } else { V6 };
     batch.add_map(family, TABLE, AT, at, pod);
-    batch.add_map(family, TABLE, ANY, SetType::of(&[Field::Protocol, Field::Port]), pod);
+    const PORT: SetType = SetType::of(&[Field::Protocol, Field::Port]);
+    batch.add_map(family, TABLE, ANY, PORT, pod);
+    batch.add_set(family, TABLE, FIRST, PORT);
+    batch.add_set(family, TABLE, FIRST_AT, at);
     for set in [SNAT, SNAT_ALL] {
         batch.add_set(family, TABLE, set, snat);
     }
@@ -542,7 +596,7 @@ mod tests {
         .unwrap();
         for (pod, at) in [("10.0.0.2/24", "192.0.2.1"), ("fd00::2/64", "2001:db8::1")] {
             let target = Target { plan: &plan, pod: pod.parse().unwrap() };
-            let all = elements(&target);
+            let all = elements(&target, &[]);
             let entries: Vec<_> = all.iter().filter_map(|w| read_entry(&w.set, &w.key)).collect();
             let port = if target.family() == Family::Ip { 53 } else { 54 };
             assert_eq!(entries, [(Protocol::Tcp, 8080, None), (Protocol::Udp, port, Some(at.parse().unwrap()))]);
@@ -562,7 +616,7 @@ mod tests {
             {"hostPort":1,"containerPort":80,"protocol":"tcp"},{"hostPort":2,"containerPort":80,"protocol":"tcp"}]}"#;
         for (members, sets) in [("", &[SNAT][..]), (",\"snat\":false", &[]), (",\"masqAll\":true", &[SNAT, SNAT_ALL])] {
             let plan = plan(&format!("{ports}{members}")).unwrap();
-            let all = elements(&Target { plan: &plan, pod: "10.0.0.2/24".parse().unwrap() });
+            let all = elements(&Target { plan: &plan, pod: "10.0.0.2/24".parse().unwrap() }, &[]);
             let of: Vec<_> = all.iter().filter(|w| w.value.is_none()).map(|w| w.set.as_str()).collect();
             assert_eq!(of, sets);
         }

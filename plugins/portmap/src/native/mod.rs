@@ -10,10 +10,11 @@ use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
+use cni::attachment::read_identity;
 use cni::{Attachment, Error};
 use netlink::nft::{Batch, Element, Family, Nft, Rule};
 use netlink::{Errno, Result, Socket};
-use ruleset::TABLE;
+use ruleset::{Found, TABLE};
 
 use crate::config::{Mapping, Plan, Protocol, Target};
 use addresses::Host;
@@ -27,14 +28,8 @@ pub(crate) struct Request<'a> {
     pub(crate) attachment: &'a Attachment,
     pub(crate) targets: &'a [Target<'a>],
     pub(crate) owner: Owner,
-}
-
-/// An element where it is.
-#[derive(Debug, Clone)]
-pub(crate) struct Found {
-    pub(crate) family: Family,
-    pub(crate) set: String,
-    pub(crate) element: Element,
+    /// What comes before the rules that others have for the port.
+    pub(crate) first: Vec<(Family, Mapping)>,
 }
 
 /// Publishes the ports in one transaction, and tells of the host on which that was. `made` tells whether anything of the
@@ -51,6 +46,7 @@ pub(crate) fn install(
     let mut is_taken = request.targets.iter().any(|t| t.mappings().count() > MANY);
     let mut outcome = Ok(Vec::new());
     let mut host = Host::default();
+    let in_xtables = foreign::look_in_xtables(request);
     ruleset::transaction("publishing the ports in nf_tables", || {
         let generation = nft.generation()?;
         // Read after the generation: whoever saw it otherwise and commits makes ours start anew.
@@ -66,13 +62,14 @@ pub(crate) fn install(
             needs.push((target, rules, is_whole, addresses));
         }
         is_taken |= has_forgotten(nft, request)?;
-        let foreign = match foreign::look(nft, route, request)? {
+        let foreign = match foreign::look(nft, route, request, &in_xtables)? {
             Ok(foreign) => foreign,
             Err(refusal) => {
                 outcome = Err(refusal);
                 return Ok(());
             }
         };
+        let request = &Request { first: foreign.first.clone(), owner: request.owner.clone(), ..*request };
         is_complete &= foreign.own_chains.is_empty();
         // Without anything to decide on what was read, others' commits do not matter.
         let mut batch = if is_complete && !is_taken { Batch::new() } else { Batch::if_generation(generation) };
@@ -123,7 +120,7 @@ pub(crate) fn install(
 /// With more ports than that what is there is looked at beforehand.
 const MANY: usize = 32;
 
-/// Makes way for the ports where the other backend publishes them: what is here would come first.
+/// Makes way for the ports where the other backend publishes them: what is here may come first.
 ///
 /// Errors: a port is another attachment's that is not certainly gone; nothing was changed then.
 pub(crate) fn make_way(
@@ -193,8 +190,8 @@ fn has_forgotten(nft: &mut Nft, request: &Request<'_>) -> Result<bool> {
 
 fn push_elements(batch: &mut Batch, target: &Target<'_>, request: &Request<'_>) {
     let (family, comment) = (target.family(), request.attachment.comment());
-    let elements = layout::elements(target);
-    let owner = request.owner.with_elements(elements.len()).comment();
+    let elements = layout::elements(target, &request.first);
+    let owner = request.owner.with_elements(&elements).comment();
     for wanted in elements {
         match &wanted.value {
             Some(value) => batch.add_entry(family, TABLE, &wanted.set, &wanted.key, value, &comment),
@@ -345,12 +342,8 @@ fn find_planned(nft: &mut Nft, family: Family, attachment: &Attachment, plan: &P
 
 /// All elements of attachments in a family: the cost grows with their number.
 pub(crate) fn all(nft: &mut Nft, family: Family) -> Result<Vec<Found>> {
-    let mut found = Vec::new();
-    for set in nft.sets(family, TABLE)?.into_iter().filter(|s| layout::is_ours(s)) {
-        let elements = nft.elements(family, TABLE, &set)?;
-        found.extend(elements.into_iter().map(|element| Found { family, set: set.clone(), element }));
-    }
-    Ok(found)
+    let sets = nft.sets(family, TABLE)?.into_iter().filter(|set| layout::is_ours(set));
+    ruleset::elements(nft, sets.map(|set| (family, set)))
 }
 
 /// Removes elements, and maps of conditions that are empty then and not among those that are used.
@@ -371,7 +364,8 @@ fn push_removal(nft: &mut Nft, batch: &mut Batch, found: &[Found], used: &HashSe
     Ok(())
 }
 
-fn udp_ports(found: &[Found]) -> UdpPorts {
+/// The UDP ports that these elements led to pods.
+pub(crate) fn udp_ports(found: &[Found]) -> UdpPorts {
     let read = |f: &Found| {
         let (protocol, port, _) = layout::read_entry(&f.set, &f.element.key)?;
         let (pod, _) = layout::read_value(f.element.value.as_deref()?)?;
@@ -380,48 +374,57 @@ fn udp_ports(found: &[Found]) -> UdpPorts {
     found.iter().filter_map(read).collect()
 }
 
-/// What GC has removed.
-#[derive(Default)]
-pub(crate) struct Stale {
-    /// Identities of attachments, each with its comment.
-    pub(crate) attachments: Vec<([u8; 16], String)>,
-    pub(crate) ports: UdpPorts,
-}
-
-/// Removes all elements whose comment is of an attachment that is not alive.
+/// Removes all elements whose comment is of an attachment that is not alive, and what tells where it, or whoever
+/// `is_gone` names by identity, has lived. Returned are the elements.
 pub(crate) fn remove_stale(
     nft: &mut Nft,
     is_stale: impl Fn(&str) -> bool,
+    is_gone: impl Fn(&[u8; 16]) -> bool,
     more: impl Fn(&mut Nft, &mut Batch) -> Result<()>,
-) -> std::result::Result<Stale, Error> {
-    let mut removed = Stale::default();
+) -> std::result::Result<Vec<Found>, Error> {
+    let mut removed = Vec::new();
     ruleset::transaction("removing stale ports from nf_tables", || {
+        removed.clear();
         let generation = match nft.generation() {
             Err(error) if ruleset::is_unsupported(&error) => return Ok(()),
             generation => generation?,
         };
-        removed = Stale::default();
         let mut batch = Batch::if_generation(generation);
         for family in FAMILIES {
             let mut stale = all(nft, family)?;
             stale.retain(|f| f.element.comment.as_deref().is_some_and(&is_stale));
             push_removal(nft, &mut batch, &stale, &HashSet::new())?;
-            let mut of_family = HashSet::new();
-            for comment in stale.iter().filter_map(|f| f.element.comment.clone()) {
-                let Some(identity) = owner::identity(&comment).filter(|id| of_family.insert(*id)) else { continue };
-                if nft.element(family, TABLE, OWNERS, &identity)?.is_some() {
+            let owners: HashSet<_> =
+                stale.iter().filter_map(|f| read_identity(f.element.comment.as_deref()?)).collect();
+            for (identity, _) in self::owners(nft, family)? {
+                if owners.contains(&identity) || is_gone(&identity) {
                     batch.delete_element(family, TABLE, OWNERS, &identity);
                 }
-                if removed.attachments.iter().all(|(id, _)| *id != identity) {
-                    removed.attachments.push((identity, comment));
-                }
             }
-            removed.ports.extend(udp_ports(&stale));
+            removed.extend(stale);
         }
         more(nft, &mut batch)?;
         nft.commit(batch)
     })?;
     Ok(removed)
+}
+
+/// Who has elements, in both families.
+pub(crate) fn owners_of_all(nft: &mut Nft) -> Result<Vec<([u8; 16], Owner)>> {
+    let mut all = Vec::new();
+    for family in FAMILIES {
+        all.extend(owners(nft, family)?);
+    }
+    Ok(all)
+}
+
+/// Who has elements in a family.
+fn owners(nft: &mut Nft, family: Family) -> Result<Vec<([u8; 16], Owner)>> {
+    let read = |element: Element| {
+        let owner = Owner::parse(element.comment.as_deref().unwrap_or_default());
+        Some((<[u8; 16]>::try_from(element.key.as_slice()).ok()?, owner))
+    };
+    Ok(nft.elements(family, TABLE, OWNERS)?.into_iter().filter_map(read).collect())
 }
 
 /// What is missing of what ADD made for a target, in words; `None`: nothing.
@@ -431,7 +434,7 @@ pub(crate) fn missing(nft: &mut Nft, attachment: &Attachment, target: &Target<'_
     if let Some(rule) = layout::first_missing(&rules, target) {
         return Ok(Some(format!("{rule} of table {family} {TABLE} is missing")));
     }
-    for wanted in layout::elements(target) {
+    for wanted in layout::elements(target, &[]) {
         let found = nft.element(family, TABLE, &wanted.set, &wanted.key)?;
         let what = format!("element of {} in {} of table {family} {TABLE}", wanted.mapping, wanted.set);
         let Some(found) = found else { return Ok(Some(format!("{what} is missing"))) };
@@ -446,6 +449,22 @@ pub(crate) fn missing(nft: &mut Nft, attachment: &Attachment, target: &Target<'_
             return Ok(Some(format!("{what} leads to {}, expected {}", show(&found.value), show(&wanted.value))));
         }
     }
-    let owner = nft.element(family, TABLE, OWNERS, &attachment.identity())?;
-    Ok(owner.is_none().then(|| format!("the attachment's element in {OWNERS} of table {family} {TABLE} is missing")))
+    let Some(owner) = nft.element(family, TABLE, OWNERS, &attachment.identity())? else {
+        return Ok(Some(format!("the attachment's element in {OWNERS} of table {family} {TABLE} is missing")));
+    };
+    // Which of the mappings come before others' rules was found out by ADD; how many these are is written down.
+    missing_first(nft, target, Owner::parse(owner.comment.as_deref().unwrap_or_default()).first)
+}
+
+/// What is missing of the elements by which this many mappings come before others' rules, in words.
+fn missing_first(nft: &mut Nft, target: &Target<'_>, count: usize) -> Result<Option<String>> {
+    let (family, mut found, mut sets) = (target.family(), 0, HashSet::new());
+    for mapping in target.mappings().filter(|_| count > 0) {
+        let (set, key) = layout::first_entry(mapping);
+        found += usize::from(nft.element(family, TABLE, set, &key)?.is_some());
+        sets.insert(set);
+    }
+    let sets = sets.into_iter().collect::<Vec<_>>().join(" or ");
+    Ok((found < count)
+        .then(|| format!("an element of the attachment's in {sets} of table {family} {TABLE} is missing")))
 }

@@ -4,12 +4,17 @@
 //! attachment only when nothing of it can be alive: by the rule of host-local's store (two independent signs, the
 //! namespace and the host link, and known that there was a link).
 
-use cni::attachment::{MAX_HOST_IFNAME_ATTEMPTS, host_ifname};
-use cni::{Attachment, Call};
+use std::collections::HashSet;
+
+use cni::attachment::{self, MAX_HOST_IFNAME_ATTEMPTS, host_ifname};
+use cni::{Attachment, Call, Error};
 use host::netns::{self, NetNs};
 use netlink::link::{self, Link};
 use netlink::nft::MAX_COMMENT;
 use netlink::{Result, Socket};
+use plugin::orphans::Orphans;
+
+use super::layout::{self, Wanted};
 
 /// What the comment of an owner's element says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +25,8 @@ pub(crate) struct Owner {
     by_bridge: bool,
     /// How many elements it has in this family.
     pub(crate) elements: usize,
+    /// How many of them say that a mapping comes before what others have for its port.
+    pub(crate) first: usize,
     /// CNI_NETNS; `None` where it could not be written down.
     netns: Option<String>,
 }
@@ -32,20 +39,25 @@ impl Owner {
             cookie: NetNs::open(netns).ok().and_then(|ns| ns.cookie()),
             by_bridge: host_link.is_some(),
             elements,
+            first: 0,
             netns: Some(netns.clone()).filter(|path| is_plain(path)),
         }
     }
 
-    /// The same with another number of elements.
-    pub(crate) fn with_elements(&self, elements: usize) -> Self {
-        Self { elements, ..self.clone() }
+    /// The same with these elements.
+    pub(crate) fn with_elements(&self, wanted: &[Wanted]) -> Self {
+        let first = wanted.iter().filter(|w| layout::is_first(&w.set)).count();
+        Self { elements: wanted.len(), first, ..self.clone() }
     }
 
-    /// As a comment: `<cookie in hex, or -> <bridge, or -> <number of elements> <path>`.
+    /// As a comment: `<cookie in hex, or -> <bridge, or -> <number of elements> <path>`; of the elements those that come
+    /// first, if there are any, are counted after a `+`.
     pub(crate) fn comment(&self) -> String {
         let cookie = self.cookie.map_or_else(|| "-".to_owned(), |c| format!("{c:x}"));
         let by = if self.by_bridge { "bridge" } else { "-" };
-        let head = format!("{cookie} {by} {}", self.elements);
+        let (rest, first) = (self.elements.saturating_sub(self.first), self.first);
+        let number = if first > 0 { format!("{rest}+{first}") } else { rest.to_string() };
+        let head = format!("{cookie} {by} {number}");
         let whole = format!("{head} {}", self.netns.as_deref().unwrap_or_default());
         // Half a path leads nowhere, which would count against the owner.
         if self.netns.is_some() && whole.len() <= MAX_COMMENT { whole } else { head }
@@ -54,10 +66,16 @@ impl Owner {
     /// Reads a comment; what is not understood is nothing that would speak against the owner.
     pub(crate) fn parse(comment: &str) -> Self {
         let mut words = comment.splitn(4, ' ');
+        let cookie = words.next().and_then(|c| u64::from_str_radix(c, 16).ok());
+        let by_bridge = words.next() == Some("bridge");
+        let number = words.next().unwrap_or_default();
+        let (rest, first) = number.split_once('+').unwrap_or((number, "0"));
+        let (rest, first) = (rest.parse::<usize>().ok(), first.parse().ok());
         Self {
-            cookie: words.next().and_then(|c| u64::from_str_radix(c, 16).ok()),
-            by_bridge: words.next() == Some("bridge"),
-            elements: words.next().and_then(|n| n.parse().ok()).unwrap_or(usize::MAX),
+            cookie,
+            by_bridge,
+            elements: rest.zip(first).and_then(|(rest, first)| rest.checked_add(first)).unwrap_or(usize::MAX),
+            first: first.unwrap_or_default(),
             netns: words.next().filter(|path| !path.is_empty()).map(str::to_owned),
         }
     }
@@ -71,10 +89,17 @@ impl Owner {
         if !self.by_bridge {
             return Ok(None);
         }
-        let link = link_of(route, identity).map_err(|e| format!("its host link cannot be looked for: {e}"))?;
-        Ok(if link.is_some() { None } else { self.why_unreachable() })
+        let looking = |e: netlink::Error| format!("its host link cannot be looked for: {e}");
+        if link_of(route, identity).map_err(looking)?.is_some() {
+            return Ok(None);
+        }
+        let Some(why) = self.why_unreachable() else { return Ok(None) };
+        // Somebody may have given it another name.
+        let is_missing = Orphans::among(HashSet::from([*identity])).map_err(|e| e.msg)?.has(identity);
+        Ok(is_missing.then_some(why))
     }
 
+    /// Why the namespace is not where it was; `None` if it may be.
     fn why_unreachable(&self) -> Option<String> {
         let path = self.netns.as_deref()?;
         match NetNs::open(path) {
@@ -87,6 +112,17 @@ impl Owner {
             }
         }
     }
+}
+
+/// Those who had a host link by our bridge plugin and have none any more, and whose namespace cannot be reached either.
+pub(crate) fn orphans(all: &[([u8; 16], Owner)]) -> std::result::Result<Orphans, Error> {
+    let linked = all.iter().filter(|(_, owner)| owner.by_bridge);
+    let missing = Orphans::among(linked.map(|(identity, _)| *identity).collect())?;
+    // The links first: namespaces are the dearer look.
+    let may_live = |owner: &Owner| !owner.by_bridge || owner.why_unreachable().is_none();
+    let alive = all.iter().filter(|(identity, owner)| missing.has(identity) && may_live(owner));
+    let alive = alive.map(|(identity, _)| *identity).collect();
+    Ok(missing.without(&alive))
 }
 
 /// What can stand in a comment that `nft -f` reads back.
@@ -102,7 +138,7 @@ pub(crate) fn host_link(route: &mut Socket, attachment: &Attachment) -> Result<O
 
 /// A link with one of the names that an identity can have, unless it says that it is somebody else's.
 pub(crate) fn link_of(route: &mut Socket, identity: &[u8; 16]) -> Result<Option<Link>> {
-    let owner = format!("oxbridge {} ", hex(identity));
+    let owner = format!("oxbridge {} ", attachment::hex(identity));
     for name in (0..MAX_HOST_IFNAME_ATTEMPTS).map(|attempt| host_ifname(identity, attempt)) {
         // Who had this name when the link was made may be gone.
         let Some(link) = link::by_name(route, &name)? else { continue };
@@ -114,33 +150,21 @@ pub(crate) fn link_of(route: &mut Socket, identity: &[u8; 16]) -> Result<Option<
     Ok(None)
 }
 
-/// Lower-case hex digits, as in comments.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// The identity that a comment begins with.
-pub(crate) fn identity(comment: &str) -> Option<[u8; 16]> {
-    let digits = comment.split(' ').next().filter(|word| word.len() == 32 && word.is_ascii())?;
-    let mut identity = [0; 16];
-    for (byte, at) in identity.iter_mut().zip((0..32).step_by(2)) {
-        *byte = u8::from_str_radix(&digits[at..at + 2], 16).ok()?;
-    }
-    Some(identity)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn owner() -> Owner {
-        Owner { cookie: Some(0x1f), by_bridge: true, elements: 4, netns: Some("/run/netns/a".to_owned()) }
+        Owner { cookie: Some(0x1f), by_bridge: true, elements: 4, first: 0, netns: Some("/run/netns/a".to_owned()) }
     }
 
     #[test]
     fn owners_are_read_back() {
         assert_eq!(owner().comment(), "1f bridge 4 /run/netns/a");
-        for owner in [owner(), Owner { cookie: None, by_bridge: false, elements: 0, netns: None }] {
+        let with_first = Owner { elements: 6, first: 2, ..owner() };
+        assert_eq!(with_first.comment(), "1f bridge 4+2 /run/netns/a");
+        for owner in [owner(), with_first, Owner { cookie: None, by_bridge: false, elements: 0, first: 0, netns: None }]
+        {
             assert_eq!(Owner::parse(&owner.comment()), owner);
         }
         // A path that does not fit is none at all.
@@ -148,6 +172,7 @@ mod tests {
         assert_eq!(Owner::parse(&long.comment()), Owner { netns: None, ..owner() });
         assert!(!is_plain("/run/a b") && !is_plain("/run/\"") && is_plain("/proc/4711/ns/net"));
         assert_eq!(Owner::parse("").elements, usize::MAX);
+        assert_eq!(Owner::parse("- - 4+x").elements, usize::MAX);
     }
 
     #[test]
@@ -159,15 +184,5 @@ mod tests {
         let file = Owner { netns: Some("/proc/self/status".to_owned()), ..owner() };
         // A file of procfs passes for a namespace of old kernels.
         assert_eq!(file.why_unreachable(), None);
-    }
-
-    #[test]
-    fn identities_stand_in_comments() {
-        let attachment = Attachment { network: "n".into(), container_id: "c".into(), ifname: "eth0".into() };
-        assert_eq!(identity(&attachment.comment()), Some(attachment.identity()));
-        assert_eq!(hex(&attachment.identity()), attachment.identity_hex());
-        for text in ["", "x", &"g".repeat(32), &"é".repeat(16)] {
-            assert_eq!(identity(text), None);
-        }
     }
 }

@@ -3,13 +3,14 @@
 use std::collections::{HashMap, HashSet};
 
 use cni::Error;
+use cni::attachment::read_identity;
 use netlink::nft::{Batch, Family, Nft};
 use netlink::{Result, Socket};
-use ruleset::TABLE;
+use ruleset::{Found, TABLE};
 
 use super::layout::{self, OWNERS, Wanted};
-use super::owner::{self, Owner};
-use super::{FAMILIES, Found, Request};
+use super::owner::Owner;
+use super::{FAMILIES, Request};
 
 /// What was found in the way, and is removed by the transaction.
 pub(super) struct Cleared {
@@ -38,14 +39,20 @@ pub(super) fn clear(
     // Entries of others in sets that say what is masqueraded of an address which is this pod's now.
     let mut replaced = HashSet::new();
     for target in request.targets {
-        for wanted in layout::elements(target) {
+        for wanted in layout::elements(target, &request.first) {
             for holder in index.holders(target.family(), &wanted, request) {
-                let identity = holder.element.comment.as_deref().and_then(owner::identity);
+                let identity = holder.element.comment.as_deref().and_then(read_identity);
                 if identity.is_some_and(|id| gone.contains_key(&id)) {
                     continue;
                 }
-                if layout::is_masquerade(&wanted.set) {
+                if layout::is_first(&wanted.set) || layout::is_masquerade(&wanted.set) {
                     replaced.insert((holder.family, holder.set.as_str(), holder.element.key.as_slice()));
+                }
+                if layout::is_first(&wanted.set) {
+                    // Its mapping tells whether it may stay.
+                    continue;
+                }
+                if layout::is_masquerade(&wanted.set) {
                     cleared.notices.push(format!(
                         "{} had the address {} before, and has left something behind",
                         name(holder),
@@ -79,7 +86,7 @@ pub(super) fn clear(
     }
     for (family, set, key) in replaced {
         let of_gone = |f: &Found| {
-            let identity = f.element.comment.as_deref().and_then(owner::identity);
+            let identity = f.element.comment.as_deref().and_then(read_identity);
             identity.is_some_and(|id| gone.contains_key(&id))
         };
         let found = index.get(family, set, key);
@@ -108,15 +115,15 @@ fn clear_family(
     let identity = request.attachment.identity();
     let own_owner = nft.element(family, TABLE, OWNERS, &identity)?;
     let target = request.targets.iter().find(|t| t.family() == family);
-    let wanted = target.map(layout::elements).unwrap_or_default();
+    let wanted = target.map(|t| layout::elements(t, &request.first)).unwrap_or_default();
     let there: HashSet<_> = own.iter().map(|f| (f.set.as_str(), &f.element.key, f.element.value.as_ref())).collect();
-    let owner = request.owner.with_elements(wanted.len()).comment();
+    let owner = request.owner.with_elements(&wanted).comment();
     let is_published = own.len() == wanted.len()
         && wanted.iter().all(|w| there.contains(&(w.set.as_str(), &w.key, w.value.as_ref())))
         && own_owner.as_ref().and_then(|o| o.comment.as_ref()) == Some(&owner);
     let is_published = is_published && target.is_some();
     let is_gone = |f: &Found| {
-        let identity = f.element.comment.as_deref().and_then(owner::identity);
+        let identity = f.element.comment.as_deref().and_then(read_identity);
         identity.is_some_and(|id| gone.contains_key(&id))
     };
     let is_going = |f: &&Found| is_gone(f) || !is_published && ruleset::is_owned(&f.element, request.attachment);
@@ -192,12 +199,5 @@ fn refusal(wanted: &Wanted, holder: &Found, why: &str) -> Error {
 
 /// Whose the element is, for people.
 fn name(found: &Found) -> String {
-    let comment = found.element.comment.as_deref().unwrap_or_default();
-    match comment.split(' ').collect::<Vec<_>>()[..] {
-        [_, network, container, ifname] => {
-            format!("container {container} (network {network}, interface {ifname})")
-        }
-        [_, network, container] => format!("container {container}… (network {network})"),
-        _ => format!("an unknown owner (comment \"{comment}\")"),
-    }
+    ruleset::describe(found.element.comment.as_deref().unwrap_or_default())
 }

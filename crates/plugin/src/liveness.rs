@@ -2,32 +2,47 @@
 //!
 //! Wrongly gone, and two pods have one address; wrongly kept, and an address is lost until its DEL or GC. So everything
 //! is kept that no two independent signs speak against.
+//!
+//! What is reclaimed at ADD of what other attachments have left goes by this: reservations, backups.
 
 use std::time::{Duration, SystemTime};
 
 use cni::Attachment;
-use cni::attachment::MAX_HOST_IFNAME_ATTEMPTS;
+use cni::attachment::{MAX_HOST_IFNAME_ATTEMPTS, host_ifname};
 use host::boot;
 use host::netns::{self, NetNs};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 
-use crate::store::boot_id;
-use crate::store::record::Record;
+/// What a record tells of where and when an attachment was made.
+#[derive(Debug, Clone, Copy)]
+pub struct Trace<'a> {
+    /// `CNI_NETNS` as it was given; empty if it was not.
+    pub netns: &'a str,
+    /// The kernel's number of that namespace.
+    pub netns_cookie: Option<u64>,
+    /// The kernel's id of the boot.
+    pub boot_id: Option<&'a str>,
+    /// By the clock of that moment.
+    pub made_at: SystemTime,
+    /// Whether `bridge` made the attachment, so that its host link has one of the derived names.
+    pub by_bridge: bool,
+}
 
 /// The namespace of this call, and this boot.
 #[derive(Debug)]
-pub(crate) struct Present {
-    /// CNI_NETNS as it was given.
-    pub(crate) netns: String,
+pub struct Present {
+    /// `CNI_NETNS` as it was given.
+    pub netns: String,
     /// The kernel's number of it; `None` where it cannot be had.
-    pub(crate) cookie: Option<u64>,
-    pub(crate) boot_id: Option<String>,
+    pub cookie: Option<u64>,
+    /// The kernel's id of this boot.
+    pub boot_id: Option<String>,
 }
 
 /// What is known about a recorded attachment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// It is in the very namespace that this call is about.
     Same,
     /// Nothing of it can be alive, and why.
@@ -43,9 +58,8 @@ struct Evidence {
     /// The record is of the namespace given to this call.
     same: bool,
     place: Place,
-    link: Link,
-    /// An interface plugin that makes such links made the attachment.
-    makes_links: bool,
+    link: HostLink,
+    by_bridge: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,9 +86,12 @@ enum Place {
 
 /// Whether there is a host link with one of the attachment's derived names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Link {
+pub enum HostLink {
+    /// Its name. It may be a foreign link.
     There(String),
+    /// None of the names is taken.
     Missing,
+    /// Why they cannot be looked for.
     Unknown(String),
 }
 
@@ -83,28 +100,30 @@ const CLOCK_SLACK: Duration = Duration::from_secs(5);
 
 impl Present {
     /// Looks at the given namespace; one that cannot be opened (host-local does not need it) is known by its path alone.
-    pub(crate) fn look(netns: &str) -> Self {
+    #[must_use]
+    pub fn look(netns: &str) -> Self {
         let cookie = NetNs::open(netns).ok().and_then(|ns| ns.cookie());
-        Self { netns: netns.to_owned(), cookie, boot_id: boot_id().map(str::to_owned) }
+        Self { netns: netns.to_owned(), cookie, boot_id: boot::id() }
     }
 
     /// Looks at what the record tells about, and judges.
-    pub(crate) fn judge(&self, record: &Record, attachment: &Attachment) -> Verdict {
+    #[must_use]
+    pub fn judge(&self, record: &Trace<'_>, attachment: &Attachment) -> Verdict {
         let boot = self.boot_of(record);
         let same = match (record.netns_cookie, self.cookie) {
             (Some(recorded), Some(given)) => recorded == given,
             _ => record.netns == self.netns,
         };
-        let link = derived_link(attachment);
+        let link = host_link(&attachment.identity());
         // A link decides alone, and namespaces are the dearer look: a full pool may be one of many that live.
-        let place = if link == Link::Missing { place(record) } else { Place::Unknown("not looked at".to_owned()) };
-        judge(&Evidence { boot, same, place, link, makes_links: record.plugin.as_deref() == Some("bridge") })
+        let place = if link == HostLink::Missing { place(record) } else { Place::Unknown("not looked at".to_owned()) };
+        judge(&Evidence { boot, same, place, link, by_bridge: record.by_bridge })
     }
 
-    fn boot_of(&self, record: &Record) -> Boot {
-        match (&record.boot_id, &self.boot_id) {
+    fn boot_of(&self, record: &Trace<'_>) -> Boot {
+        match (record.boot_id, self.boot_id.as_deref()) {
             (Some(recorded), Some(now)) if recorded != now => {
-                let older = |began: SystemTime| record.made_at() + CLOCK_SLACK < began;
+                let older = |began: SystemTime| record.made_at + CLOCK_SLACK < began;
                 if boot::time().is_some_and(older) { Boot::Earlier } else { Boot::Doubtful }
             }
             _ => Boot::This,
@@ -113,7 +132,8 @@ impl Present {
 }
 
 /// In words, whether the recorded namespace can still be opened.
-pub(crate) fn describe(record: &Record) -> String {
+#[must_use]
+pub fn describe(record: &Trace<'_>) -> String {
     match place(record) {
         Place::Nowhere(why) => format!("namespace {:?}, which cannot be opened any more ({why})", record.netns),
         Place::Another => format!("namespace {:?}, a path that now leads to another namespace", record.netns),
@@ -125,9 +145,9 @@ pub(crate) fn describe(record: &Record) -> String {
 fn judge(evidence: &Evidence) -> Verdict {
     let kept_by_link = match &evidence.link {
         // The host's end of its veth: the pod's end exists as well, wherever it is.
-        Link::There(name) => Some(format!("its host link {name} is there")),
-        Link::Unknown(why) => Some(format!("its host link cannot be looked for ({why})")),
-        Link::Missing => None,
+        HostLink::There(name) => Some(format!("its host link {name} is there")),
+        HostLink::Unknown(why) => Some(format!("its host link cannot be looked for ({why})")),
+        HostLink::Missing => None,
     };
     if let Some(why) = kept_by_link {
         return if evidence.same { Verdict::Same } else { Verdict::Kept(why) };
@@ -138,7 +158,7 @@ fn judge(evidence: &Evidence) -> Verdict {
             Verdict::Kept("its boot id is another, but it is not older than this boot".to_owned())
         }
         _ if evidence.same => Verdict::Same,
-        _ if !evidence.makes_links => {
+        _ if !evidence.by_bridge => {
             Verdict::Kept("it was not made by bridge, so no missing host link speaks against it".to_owned())
         }
         (_, Place::Nowhere(why)) => {
@@ -152,11 +172,11 @@ fn judge(evidence: &Evidence) -> Verdict {
     }
 }
 
-fn place(record: &Record) -> Place {
+fn place(record: &Trace<'_>) -> Place {
     if record.netns.is_empty() {
         return Place::Unknown("no path was recorded".to_owned());
     }
-    let ns = match NetNs::open(&record.netns) {
+    let ns = match NetNs::open(record.netns) {
         Ok(ns) => ns,
         Err(netns::Error::NotFound(_)) => return Place::Nowhere("path does not exist".to_owned()),
         Err(netns::Error::NotANamespace { .. }) => return Place::Nowhere("no namespace is mounted there".to_owned()),
@@ -166,27 +186,28 @@ fn place(record: &Record) -> Place {
     if another { Place::Another } else { Place::Open }
 }
 
-/// The host's end of the attachment's veth, under any of the names that it can have.
-fn derived_link(attachment: &Attachment) -> Link {
-    for name in (0..MAX_HOST_IFNAME_ATTEMPTS).map(|n| attachment.host_ifname(n)) {
+/// The host's end of an attachment's veth, under any of the names that it can have.
+#[must_use]
+pub fn host_link(identity: &[u8; 16]) -> HostLink {
+    for name in (0..MAX_HOST_IFNAME_ATTEMPTS).map(|attempt| host_ifname(identity, attempt)) {
         match if_nametoindex(name.as_str()) {
-            Ok(_) => return Link::There(name),
+            Ok(_) => return HostLink::There(name),
             // The kernel's answer, and what C libraries may make of it.
             Err(Errno::ENODEV | Errno::ENXIO) => {}
             // No memory for a socket, say: that the link is missing was not shown.
-            Err(errno) => return Link::Unknown(errno.desc().to_owned()),
+            Err(errno) => return HostLink::Unknown(errno.desc().to_owned()),
         }
     }
-    Link::Missing
+    HostLink::Missing
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::record::tests::record;
 
-    fn attachment() -> Attachment {
-        Attachment { network: "n".to_owned(), container_id: "c1".to_owned(), ifname: "eth0".to_owned() }
+    fn at(netns: &str) -> Trace<'_> {
+        let made_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        Trace { netns, netns_cookie: Some(4098), boot_id: Some("0f0e"), made_at, by_bridge: true }
     }
 
     #[test]
@@ -216,9 +237,9 @@ mod tests {
             (Doubtful, false, nowhere(), false, true, 'K'),
             (Doubtful, false, Place::Another, false, true, 'K'),
         ];
-        for (boot, same, place, link, makes_links, expected) in cases {
-            let link = if link { Link::There("veth0".to_owned()) } else { Link::Missing };
-            let evidence = Evidence { boot, same, place, link, makes_links };
+        for (boot, same, place, link, by_bridge, expected) in cases {
+            let link = if link { HostLink::There("veth0".to_owned()) } else { HostLink::Missing };
+            let evidence = Evidence { boot, same, place, link, by_bridge };
             let verdict = match judge(&evidence) {
                 Verdict::Same => 'S',
                 Verdict::Gone(_) => 'G',
@@ -226,7 +247,7 @@ mod tests {
             };
             assert_eq!(verdict, expected, "{evidence:?}");
             // A link that could not be looked for is no missing one.
-            let verdict = judge(&Evidence { link: Link::Unknown("no memory".to_owned()), ..evidence });
+            let verdict = judge(&Evidence { link: HostLink::Unknown("no memory".to_owned()), ..evidence });
             assert!(!matches!(verdict, Verdict::Gone(_)), "{verdict:?}");
         }
     }
@@ -234,12 +255,11 @@ mod tests {
     #[test]
     fn boots_are_told_apart_by_id_and_time() {
         let now = Present { netns: String::new(), cookie: None, boot_id: boot::id() };
-        let mut record = record();
+        let mut record = at("/run/netns/x");
         assert_eq!(now.boot_of(&record), Boot::Earlier);
-        record.time = u64::MAX / 4;
+        record.made_at += Duration::from_secs(u64::from(u32::MAX));
         assert_eq!(now.boot_of(&record), Boot::Doubtful, "a clock set back");
-        let this = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-        record.time = this;
+        record.made_at = SystemTime::now();
         assert_eq!(now.boot_of(&record), Boot::Doubtful, "a faked id");
         record.boot_id = None;
         assert_eq!(now.boot_of(&record), Boot::This);
@@ -247,12 +267,9 @@ mod tests {
 
     #[test]
     fn a_path_is_followed_to_its_namespace() {
-        let mut record = record();
-        record.netns = "/nonexistent/netns".to_owned();
-        assert!(matches!(place(&record), Place::Nowhere(_)));
-        record.netns = "/proc/self/ns/net".to_owned();
-        record.netns_cookie = None;
+        assert!(matches!(place(&at("/nonexistent/netns")), Place::Nowhere(_)));
+        let record = Trace { netns_cookie: None, ..at("/proc/self/ns/net") };
         assert_eq!(place(&record), Place::Open);
-        assert_eq!(derived_link(&attachment()), Link::Missing);
+        assert_eq!(host_link(&[0x5a; 16]), HostLink::Missing);
     }
 }

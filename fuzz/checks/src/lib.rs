@@ -1,9 +1,17 @@
 //! What the fuzz targets do with an input; also run over their corpus by an ordinary test
 //! (`tests/tests/corpus.rs`). Each function panics when the code under test is wrong.
+#![allow(clippy::unwrap_used, reason = "what cannot go on says so by panicking")]
+
+mod kernel;
+mod local;
 
 /// The parser of `subnet.env`, as the plugin has it: a binary cannot be linked to.
-#[path = "../../plugins/flannel/src/subnet.rs"]
+#[path = "../../../plugins/flannel/src/subnet.rs"]
+#[allow(dead_code, reason = "the plugin has more use for it")]
 mod subnet;
+
+pub use kernel::{netlink, nftables};
+pub use local::{index, store};
 
 use cni::{AddResult, Call, Dns, Env, Error, Plugin, Route, Version, args, run};
 use serde_json::Value;

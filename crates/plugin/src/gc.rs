@@ -1,0 +1,107 @@
+//! What GC is told of the attachments that are alive.
+
+use std::collections::HashSet;
+
+use cni::attachment::{hex, read_identity};
+use cni::{Attachment, Call, Error};
+
+/// The attachments of a network that are alive: all others of it are stale.
+#[derive(Debug)]
+pub struct Valid {
+    network: String,
+    /// In hex digits.
+    identities: HashSet<String>,
+    containers: HashSet<String>,
+}
+
+impl Valid {
+    /// What the runtime lists. `None` if it gave no list: then nothing is known to be stale. With an empty one
+    /// everything is.
+    ///
+    /// # Errors
+    /// Code 999: a list that is none.
+    pub fn of(call: &Call) -> Result<Option<Self>, Error> {
+        let Some(list) = call.valid_attachments()? else { return Ok(None) };
+        let mut valid = Self { network: call.network.clone(), identities: HashSet::new(), containers: HashSet::new() };
+        for attachment in list {
+            valid.identities.insert(valid.identity(&attachment.container_id, &attachment.ifname));
+            valid.containers.insert(attachment.container_id);
+        }
+        Ok(Some(valid))
+    }
+
+    /// Whether this attachment of the network is alive.
+    #[must_use]
+    pub fn has(&self, container_id: &str, ifname: &str) -> bool {
+        self.identities.contains(&self.identity(container_id, ifname))
+    }
+
+    /// Whether any of the container's is.
+    #[must_use]
+    pub fn has_container(&self, container_id: &str) -> bool {
+        self.containers.contains(container_id)
+    }
+
+    /// Whether a text that begins with identity and network (a comment, an alias without its first word) is that of a
+    /// stale attachment of this network.
+    #[must_use]
+    pub fn is_stale(&self, owner: &str) -> bool {
+        let mut words = owner.split(' ');
+        // A name that does not fit is cut, and nothing follows it: it may be that of another network, so it stays.
+        let (Some(_), Some(network), Some(_)) = (words.next(), words.next(), words.next()) else { return false };
+        let is_alive = |identity: [u8; 16]| self.identities.contains(&hex(&identity));
+        network == self.network && read_identity(owner).is_some_and(|identity| !is_alive(identity))
+    }
+
+    fn identity(&self, container_id: &str, ifname: &str) -> String {
+        let (network, container_id, ifname) = (self.network.clone(), container_id.to_owned(), ifname.to_owned());
+        Attachment { network, container_id, ifname }.identity_hex()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cni::Env;
+
+    use super::*;
+
+    fn valid(network: &str, list: &str) -> Option<Valid> {
+        let json = format!(r#"{{"cniVersion":"1.1.0","name":"{network}","cni.dev/valid-attachments":{list}}}"#);
+        Valid::of(&Call::new(Env::default(), json.into_bytes()).unwrap()).unwrap()
+    }
+
+    fn attachment(network: &str, container_id: &str) -> Attachment {
+        let (container_id, ifname) = (container_id.to_owned(), "eth0".to_owned());
+        Attachment { network: network.to_owned(), container_id, ifname }
+    }
+
+    #[test]
+    fn only_attachments_of_the_network_that_are_not_listed_are_stale() {
+        let valid = valid("net", r#"[{"containerID":"c1","ifname":"eth0"}]"#).unwrap();
+        assert!(!valid.is_stale(&attachment("net", "c1").comment()));
+        assert!(valid.is_stale(&attachment("net", "c2").comment()));
+        assert!(!valid.is_stale(&attachment("net", "c1").marked_comment()));
+        assert!(valid.is_stale(&attachment("net", "c2").marked_comment()));
+        assert!(!valid.is_stale(&attachment("other", "c2").comment()));
+        assert!(!valid.is_stale("bridge cni0"));
+        assert!(valid.has("c1", "eth0") && !valid.has("c1", "eth1") && !valid.has("c2", "eth0"));
+        assert!(valid.has_container("c1") && !valid.has_container("c2"));
+    }
+
+    #[test]
+    fn no_list_is_not_an_empty_one() {
+        assert!(valid("net", "null").is_none());
+        assert!(valid("net", "[]").unwrap().is_stale(&attachment("net", "c1").comment()));
+    }
+
+    #[test]
+    fn a_name_that_may_be_cut_is_not_that_of_a_shorter_network() {
+        let long = "n".repeat(200);
+        for shorter in 80..=120 {
+            assert!(!valid(&long[..shorter], "[]").unwrap().is_stale(&attachment(&long, "c1").comment()), "{shorter}");
+        }
+        // A container's id that is cut says enough.
+        let fits = &long[..93];
+        assert!(valid(fits, "[]").unwrap().is_stale(&attachment(fits, "c1").comment()));
+    }
+}
