@@ -56,7 +56,7 @@ pub fn everything() -> Vec<Value> {
 }
 
 /// Whose plugins are called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Suite {
     /// Those under test.
     Tested,

@@ -96,17 +96,20 @@ fn create(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, undo: &mut Undo<'_
     // cuts the pods' connections until their neighbour entries age.
     let mac = host::mac::random().map_err(|e| Error::internal(format!("failed to create bridge \"{name}\": {e}")))?;
     let new = NewBridge { name, mac, mtu, vlan_filtering: plan.vlans.filtering };
-    match link::create_bridge(socket, &new) {
+    let created = link::create_bridge(socket, &new);
+    match &created {
         // Another program was quicker.
         Err(error) if error.is(Errno::EEXIST) => {
-            let link = get(socket, name)?.ok_or_else(|| failed(name, &error))?;
+            let link = get(socket, name)?.ok_or_else(|| failed(name, error))?;
             return reconcile(socket, plan, mtu, &link);
         }
         Err(error) if plan.vlans.filtering && error.is(Errno::EOPNOTSUPP) => return Err(no_filtering(name)),
-        result => result.map_err(|e| failed(name, &e))?,
+        // Also where it was not certainly refused: an answer that gets lost says nothing.
+        _ => {}
     }
     let undone = name.clone();
     undo.push("removing the bridge", move || remove(&undone, mac));
+    created.map_err(|e| failed(name, &e))?;
     let made = get(socket, name)?.ok_or_else(|| failed(name, &Errno::ENODEV.into()))?;
     let mut request = Request::new();
     link::push_alias(&mut request, made.index, &format!("{MARK} {name}"));

@@ -147,11 +147,11 @@ fn add(
     (cidr, replaced): (Cidr, bool),
     undo: &mut Undo<'_>,
 ) -> Result<(), Error> {
-    match addr::add(socket, index, cidr.addr(), cidr.prefix(), Dad::Skip) {
-        Ok(()) => {}
-        Err(error) if error.is(Errno::EEXIST) => return Ok(()),
-        Err(error) => return Err(Error::internal(format!("failed to set bridge addr: {cidr} on \"{name}\": {error}"))),
+    let added = addr::add(socket, index, cidr.addr(), cidr.prefix(), Dad::Skip);
+    if added.as_ref().is_err_and(|error| error.is(Errno::EEXIST)) {
+        return Ok(());
     }
+    // Also where it was not certainly refused: an answer that gets lost says nothing.
     let bridge = bridge.index;
     undo.push("removing the gateway address", move || -> Result<(), Error> {
         let failed = |e: netlink::Error| Error::internal(e.to_string());
@@ -167,7 +167,7 @@ fn add(
             _ => Ok(()),
         }
     });
-    Ok(())
+    added.map_err(|error| Error::internal(format!("failed to set bridge addr: {cidr} on \"{name}\": {error}")))
 }
 
 /// Which setting lets the host forward packets of a family.

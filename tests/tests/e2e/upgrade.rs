@@ -134,6 +134,7 @@ fn pods_of_the_reference_live_on_when_ours_are_copied_over() {
         for a in &old {
             chain(&host, a.port).check(&a.pod, &a.result);
         }
+        assert_eq!(run(&host, "look"), "");
         let new = attach(&host, 9001);
         assert_work(&host, &[&old[0], &new]);
         assert_eq!(limited(&host), old.len() + 1);
@@ -193,6 +194,7 @@ fn pods_of_ours_live_on_when_the_reference_is_put_back() {
         run(&host, "install");
         let pods: Vec<Attached> = (8001..8004).map(|port| attach(&host, port)).collect();
         run(&host, "back");
+        assert!(run(&host, "look").contains("bridge is not Oxbridge's"));
         let new = attach(&host, 9001);
         assert_work(&host, &[&pods[0], &new]);
         for (plugin, (name, expected)) in chain(&host, pods[0].port).plugins.iter().zip(CHECK_SAYS) {
@@ -234,9 +236,9 @@ fn pods_of_ours_live_on_when_the_reference_is_put_back() {
     });
 }
 
-/// With the reference's own rules nothing stays in our tables that packets would notice.
+/// With the iptables backends it knows all of ours but the firewall's, which say whose they are.
 #[test]
-fn with_the_iptables_backends_del_of_the_reference_takes_all_rules() {
+fn with_the_iptables_backends_del_of_the_reference_takes_all_but_the_firewalls_rules() {
     case(|| {
         let host = node();
         let iptables = json!({ "backend": "iptables", "ipMasqBackend": "iptables" });
@@ -256,6 +258,8 @@ fn with_the_iptables_backends_del_of_the_reference_takes_all_rules() {
         assert_eq!(chain(8001).del_until_done(&pod, &result), [""; 0]);
         // Whose the addresses are is always remembered by `firewall`.
         assert!(elements(&host, &pod.id).iter().all(|e| e.set.ends_with(" oxbridge fw-pods")));
+        assert!(host.run("iptables -S CNI-FORWARD").contains(&pod.id));
+        run(&host, "rules");
         run(&host, "remove");
         run(&host, "records");
         host.assert_as(&before);

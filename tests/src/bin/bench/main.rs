@@ -31,6 +31,8 @@ struct Size {
     attached: usize,
     /// Reservations in the "many reservations" series.
     reservations: usize,
+    /// Reservations in the series of ours alone.
+    many_reservations: usize,
     /// Published ports in the "many ports" series.
     ports: usize,
     /// Connections of each of its runs.
@@ -51,11 +53,20 @@ const FULL: Size = Size {
     pods: 30,
     attached: 500,
     reservations: 16_000,
+    many_reservations: 60_000,
     ports: 1_000,
     connections: 2_000,
     full: Some(Full { reservations: 60_000, ports: 5_000, attached: 2_000 }),
 };
-const SHORT: Size = Size { pods: 8, attached: 60, reservations: 2_000, ports: 200, connections: 300, full: None };
+const SHORT: Size = Size {
+    pods: 8,
+    attached: 60,
+    reservations: 2_000,
+    many_reservations: 5_000,
+    ports: 200,
+    connections: 300,
+    full: None,
+};
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -105,6 +116,7 @@ fn report(ours: &Suite, peer: &Suite, size: Size) -> Result<(), Box<dyn Error>> 
     run("attachments", scenario::attachments(suites, size, &mut sides));
     run("attachments with masquerade", scenario::masqueraded(suites, size, &mut sides));
     run("host-local", scenario::host_local(suites, size, &mut sides, &mut own));
+    run("many reservations", scenario::many_reservations(ours, size, &mut own));
     run("many attachments", scenario::crowded(suites, size, &mut sides, &mut own));
     run("chains", chain::attachments(suites, size, &mut sides));
     run("connections", connection::to_published_ports(ours, size, &mut own));

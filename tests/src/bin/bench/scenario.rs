@@ -9,6 +9,7 @@ use crate::{
     scale::silence,
     table::{Table, within},
 };
+use serde_json::{Value, json};
 use std::{
     error::Error,
     fs,
@@ -73,6 +74,40 @@ pub(crate) fn host_local(suites: Pair<'_>, size: Size, table: &mut Table, own: &
     table.compare(format!("host-local with {many} reservations, DEL"), &ours_full.del, &peer_full.del, Some(0.40));
     own.compare(format!("host-local ADD with {many} reservations, against none"), &ours_full.add, &ours.add, Some(1.5));
     own.compare(format!("host-local DEL with {many} reservations, against none"), &ours_full.del, &ours.del, Some(1.5));
+    Ok(())
+}
+
+/// Ours with far more reservations than a node has pods, and with none: every verb.
+pub(crate) fn many_reservations(ours: &Suite, size: Size, own: &mut Table) -> Outcome<()> {
+    let many = thousands(size.many_reservations);
+    progress(&format!("host-local with {many} reservations"));
+    // STATUS and GC are of 1.1.0.
+    let config = |store| ipam_config(store).replace("1.0.0", "1.1.0");
+    reserve(&store("ipam-many", 0).join("bench"), 30, size.many_reservations)?;
+    let hosts = hosts([ours, ours], "ipam-many", "host-local", config)?;
+    hosts.iter().try_for_each(Host::warm_up)?;
+    let verbs = ["ADD", "CHECK", "STATUS", "DEL"];
+    let mut samples: [[Vec<Duration>; 2]; 4] = Default::default();
+    for (turn, pod) in NetNs::many(size.pods * 2)?.iter().enumerate() {
+        for side in turns(turn) {
+            for (verb, samples) in verbs.iter().zip(&mut samples) {
+                samples[side].push(hosts[side].time(verb, &format!("pod-{turn}"), pod)?);
+            }
+        }
+    }
+    for (verb, [full, empty]) in verbs.iter().zip(&samples) {
+        own.compare(format!("host-local {verb} with {many} reservations, against none"), full, empty, Some(1.5));
+    }
+    let [mut host, _] = hosts;
+    let pod = NetNs::new()?;
+    for (what, alive) in [("all", size.many_reservations), ("none", 0)] {
+        let valid: Vec<_> =
+            (2..alive + 2).map(|n| json!({ "containerID": format!("reserved-{n}"), "ifname": "eth0" })).collect();
+        let mut document: Value = serde_json::from_str(&config(store("ipam-many", 0)))?;
+        document["cni.dev/valid-attachments"] = valid.into();
+        host.config = document.to_string();
+        own.single(format!("host-local GC of {many} reservations, {what} alive"), &[host.time("GC", "", &pod)?]);
+    }
     Ok(())
 }
 
