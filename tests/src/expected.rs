@@ -387,6 +387,10 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "DEL of firewall without a result removes nothing",
+        &["chain_upgrade::firewall_is_removed", "chain_upgrade::the_whole_chain_is_removed"],
+    ),
+    (
         "of two chains with one priority the first wins",
         &["coexistence::a_node_port_in_nftables_wins_over_a_published_port_of_the_same_number"],
     ),
