@@ -10,7 +10,7 @@ SEED    ?=
 export PREFIX DESTDIR TARGET
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall demo test e2e load lint bench fuzz prerequisites clean help
+.PHONY: build install uninstall demo test e2e load faults lint bench fuzz prerequisites clean help
 
 build: ## build the plugins, static, into bin/ (TARGET=aarch64-unknown-linux-musl: into bin/TARGET/)
 	@scripts/build $(TARGET)
@@ -40,13 +40,18 @@ load: ## 200 attachments by 32 workers at a time, mixed with the reference's (TI
 	@LOAD_ATTACHMENTS=200 LOAD_WORKERS=32 LOAD_SEED="$(SEED)" \
 		LOAD_SECONDS=$(if $(filter command line,$(origin TIME)),$(TIME),120) scripts/e2e load::
 
+faults: ## kill each plugin at every system call, and let every one fail (half an hour; TEST=name: some)
+	@scripts/prerequisites tools
+	@scripts/build
+	@scripts/faults $(TEST)
+
 lint: ## check the format and the lints
 	@scripts/lint
 
 bench: ## measure ours and a peer's plugins side by side (PEER=dir, the reference by default)
 	@scripts/bench "$(PEER)"
 
-fuzz: ## fuzz what comes from outside: stdin, prevResult, CNI_ARGS (TIME=60: seconds each)
+fuzz: ## fuzz what comes from outside: configs, results, files, answers of the kernel (TIME=60: seconds each)
 	@scripts/fuzz $(TIME)
 
 prerequisites: ## get what demo, test and bench need besides Rust, or say how to

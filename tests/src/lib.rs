@@ -21,6 +21,7 @@ pub mod pod;
 pub mod published;
 pub mod settings;
 pub mod snapshot;
+pub mod syslog;
 pub mod traffic;
 
 pub use case::{case, skip};

@@ -1,7 +1,7 @@
 //! Small file-system operations that std lacks.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -44,6 +44,24 @@ pub fn is_missing(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidFilename, InvalidInput, NotADirectory, NotFound};
     matches!(error.kind(), NotFound | NotADirectory | InvalidFilename | InvalidInput)
         || error.raw_os_error() == Some(libc::ELOOP)
+}
+
+/// No file that somebody else writes for us comes near it, in bytes.
+const MAX_LENGTH: u64 = 1 << 20;
+
+/// The contents of a small file that somebody else writes, where a symbolic link leads to it as well. What is no plain
+/// file (a FIFO would make us wait) or longer than 1 MiB is an error.
+pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a plain file"));
+    }
+    let mut contents = Vec::with_capacity(512);
+    file.take(MAX_LENGTH + 1).read_to_end(&mut contents)?;
+    if contents.len() as u64 > MAX_LENGTH {
+        return Err(io::Error::other("it is longer than 1 MiB"));
+    }
+    Ok(contents)
 }
 
 /// Opens a plain file and nothing else: neither what a symbolic link leads to, nor a FIFO, which would make us wait.
@@ -138,6 +156,21 @@ mod tests {
             assert_eq!(open("new").is_ok(), create);
         }
         assert!(!path("none").exists());
+    }
+
+    #[test]
+    fn what_is_read_is_a_small_plain_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("file"), "text").unwrap();
+        std::os::unix::fs::symlink("file", path("link")).unwrap();
+        assert_eq!(read_small(&path("link")).unwrap(), b"text");
+        File::create(path("long")).unwrap().set_len(MAX_LENGTH + 1).unwrap();
+        nix::unistd::mkfifo(&path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for (name, expected) in [("long", "1 MiB"), ("fifo", "plain file"), ("", "plain file")] {
+            assert!(read_small(&path(name)).unwrap_err().to_string().contains(expected), "{name}");
+        }
+        assert_eq!(read_small(&path("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What the fuzz targets do with an input; also run over their corpus by an ordinary test
 //! (`tests/tests/corpus.rs`). Each function panics when the code under test is wrong.
+// Parts of binaries are included here, with their unit tests, which belong there.
+#![cfg(not(test))]
 #![allow(clippy::unwrap_used, reason = "what cannot go on says so by panicking")]
 
 mod kernel;

@@ -1,26 +1,14 @@
 //! The DNS part of the result, from a file in the form of resolv.conf(5).
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use cni::{Dns, Error};
-use nix::libc;
-
-/// Bytes that are read: far more than any resolver takes.
-const MAX_LENGTH: u64 = 1 << 20;
+use host::fsutil;
 
 /// Reads the file. An unreadable one fails the ADD: the pod would silently be without DNS.
 pub(crate) fn read(path: &Path) -> Result<Dns, Error> {
-    let failed = |e: io::Error| Error::internal(format!("cannot read resolvConf {}: {e}", path.display()));
-    // Often a symbolic link; a FIFO would make us wait.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(failed(io::Error::other("it is not a plain file")));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_LENGTH).read_to_end(&mut bytes).map_err(failed)?;
+    let bytes = fsutil::read_small(path)
+        .map_err(|e| Error::internal(format!("cannot read resolvConf {}: {e}", path.display())))?;
     Ok(parse(&String::from_utf8_lossy(&bytes)))
 }
 

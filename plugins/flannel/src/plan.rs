@@ -1,10 +1,10 @@
 //! The delegate: which plugin, and the config it gets.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use cni::{Call, Error, code, delegate};
+use host::fsutil;
 use serde_json::{Value, json};
 
 use crate::config::{Config, Object, get, raw};
@@ -82,9 +82,9 @@ impl Delegate {
         delegate::run_with(call, self.plugin(), verb, env, &self.to_json())
     }
 
-    /// The same for a verb that not all plugins have: code 4 is how they say so.
+    /// The same for a verb that not all plugins have.
     pub(crate) fn run_if_known(&self, call: &Call, verb: &str) -> Result<(), Error> {
-        self.run(call, verb, &[]).or_else(|e| if e.code == code::INVALID_ENVIRONMENT { Ok(()) } else { Err(e) })
+        delegate::if_known(self.run(call, verb, &[]))
     }
 }
 
@@ -123,7 +123,7 @@ pub(crate) fn lease(file: &Path) -> Result<SubnetEnv, Error> {
         )
     };
     let path = file.display();
-    let contents = fs::read(file).map_err(|e| {
+    let contents = fsutil::read_small(file).map_err(|e| {
         let missing = e.kind() == ErrorKind::NotFound;
         failed(if missing { code::TRY_AGAIN } else { code::INTERNAL }, format!("open {path}: {}", plain(&e)))
             .with_details(if missing { NOT_THERE } else { "flannel must be able to read the file" })
@@ -238,7 +238,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("subnet.env");
         let error = |contents: Option<&str>| {
-            contents.into_iter().for_each(|contents| fs::write(&file, contents).unwrap());
+            contents.into_iter().for_each(|contents| std::fs::write(&file, contents).unwrap());
             super::lease(&file).unwrap_err()
         };
         let shown = file.display();

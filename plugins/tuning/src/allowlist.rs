@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use cni::Error;
+use host::fsutil;
 use regex_lite::Regex;
 
 use crate::sysctl::Setting;
@@ -23,7 +24,7 @@ pub(crate) fn check(settings: &[Setting]) -> Result<(), Error> {
 
 fn check_with(file: &Path, settings: &[Setting]) -> Result<(), Error> {
     let shown = file.display();
-    let text = match std::fs::read(file) {
+    let text = match fsutil::read_small(file) {
         Ok(text) => String::from_utf8_lossy(&text).into_owned(),
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => {

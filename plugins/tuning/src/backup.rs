@@ -59,7 +59,8 @@ pub(crate) struct Record {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LinkId {
     ifindex: u32,
-    /// Of its namespace; indices are unique in one only. `None` before Linux 5.14.
+    /// Of its namespace; indices are unique in one only. `None` before Linux 5.14, or where there was no descriptor left
+    /// to ask by.
     netns_cookie: Option<u64>,
     /// Cookies are unique in one boot only.
     boot_id: Option<String>,
@@ -113,9 +114,15 @@ impl Record {
         &self.netns
     }
 
-    /// Whether it is of this link.
+    /// Whether it is of this link. What one of the two does not know tells them no more apart than the attachment does,
+    /// which is the same.
     pub(crate) fn is_of(&self, link: &LinkId) -> bool {
-        self.link == *link
+        fn agree<T: PartialEq>(one: Option<&T>, other: Option<&T>) -> bool {
+            one.zip(other).is_none_or(|(one, other)| one == other)
+        }
+        self.link.ifindex == link.ifindex
+            && agree(self.link.netns_cookie.as_ref(), link.netns_cookie.as_ref())
+            && agree(self.link.boot_id.as_ref(), link.boot_id.as_ref())
     }
 }
 
@@ -173,7 +180,7 @@ impl Store {
     pub(crate) fn find(&self, attachment: &Attachment) -> Found {
         let mut found = Found::default();
         let [backup, record] = self.files(attachment);
-        match fs::read(&backup) {
+        match fsutil::read_small(&backup) {
             // As leniently as Go reads it.
             Ok(json) => match decode::from_slice(&json) {
                 Ok(attributes) => found.backup = Some(attributes),
@@ -287,7 +294,7 @@ impl Store {
 }
 
 fn read_record(path: &Path) -> io::Result<Record> {
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
+    Ok(serde_json::from_slice(&fsutil::read_small(path)?)?)
 }
 
 fn remove(file: &Path) -> io::Result<()> {

@@ -5,6 +5,7 @@ mod ping;
 mod server;
 mod tcp;
 
+pub mod frames;
 pub mod outside;
 pub mod rate;
 pub mod sctp;

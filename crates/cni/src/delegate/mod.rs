@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs, io, thread};
 
-use crate::{Call, Error};
+use crate::{Call, Error, code};
 
 pub use running::Running;
 
@@ -51,6 +51,9 @@ pub fn find(plugin_type: &str, cni_path: &str) -> Result<PathBuf, Error> {
         .find(|file| fs::metadata(file).is_ok_and(|m| m.is_file()))
         .ok_or_else(|| {
             Error::internal(format!("failed to find plugin {plugin_type:?} in path [{}]", folders.join(" ")))
+                .with_details(
+                    "install it into one of these folders of the runtime's, or correct its name in the config",
+                )
         })
 }
 
@@ -81,8 +84,11 @@ pub fn start_with(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let deadline = Instant::now() + patience;
-    let child = spawn(&mut command)
-        .map_err(|e| Error::internal(format!("failed to start plugin {plugin_type:?} ({}): {e}", file.display())))?;
+    let child = spawn(&mut command).map_err(|e| {
+        let is_busy = e.kind() == io::ErrorKind::ExecutableFileBusy;
+        let code = if is_busy { code::TRY_AGAIN } else { code::INTERNAL };
+        Error::new(code, format!("failed to start plugin {plugin_type:?} ({}): {e}", file.display()))
+    })?;
     Ok(Running::new(child, format!("plugin {plugin_type:?} {verb}"), stdin, deadline))
 }
 
@@ -96,6 +102,12 @@ pub fn run(call: &Call, plugin_type: &str, verb: &str, extra: &[(&str, &str)]) -
 /// [`run`] with another stdin.
 pub fn run_with(call: &Call, plugin_type: &str, verb: &str, extra: &[(&str, &str)], stdin: &[u8]) -> Result<(), Error> {
     start_with(call, plugin_type, verb, extra, stdin)?.wait().map(|_| ())
+}
+
+/// A delegate's answer to a verb that not all plugins have (GC, STATUS): code 4 is how one says that it has not, and no
+/// failure.
+pub fn if_known(answer: Result<(), Error>) -> Result<(), Error> {
+    answer.or_else(|error| if error.code == code::INVALID_ENVIRONMENT { Ok(()) } else { Err(error) })
 }
 
 /// The kernel runs no file that is open for writing, and tells nobody when it is closed.

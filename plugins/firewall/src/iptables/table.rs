@@ -243,7 +243,31 @@ fn owner_at(bytes: &[u8], at: usize) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Parts of the lines that are looked for.
+    const WORDS: [&str; 18] = [
+        "-A CNI-FORWARD ",
+        "-s 10.0.0.2/32 ",
+        "-d fd00::2/128 ",
+        "-d /",
+        "-j ACCEPT",
+        "-j",
+        "-i eth0 ",
+        "\n",
+        "\"",
+        "\\",
+        " ",
+        "-m comment --comment ",
+        "0123456789abcdef0123456789abcdef ",
+        "-m conntrack --ctstate RELATED,ESTABLISHED ",
+        "\0",
+        ":CNI-FORWARD - [0:0]",
+        "*filter",
+        "é",
+    ];
 
     const SAVED: &str = "*filter\n:FORWARD DROP [0:0]\n:CNI-FORWARD - [0:0]\n\
         -A FORWARD -m comment --comment \"CNI firewall plugin rules\" -j CNI-FORWARD\n\
@@ -289,5 +313,21 @@ mod tests {
         assert_eq!(owner_in(&blob).as_deref(), Some("0123456789abcdef0123456789abcdef n c eth0"));
         assert_eq!(owner_in(b"0123456789abcdef0123456789abcdeX n"), None);
         assert_eq!(owner_in(b""), None);
+    }
+
+    proptest! {
+        /// The fuzz target `nftables` reads the rules themselves; here is what only this plugin looks for in them.
+        #[test]
+        fn anything_can_stand_in_others_rules(
+            expressions in prop::collection::vec(any::<u8>(), 0..200),
+            words in prop::collection::vec(prop::sample::select(WORDS.to_vec()), 0..40),
+            bytes in prop::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let text = format!("{}{}", words.concat(), String::from_utf8_lossy(&bytes));
+            let table = Table::of_text(&text);
+            prop_assert!(table.entries.len() <= text.lines().count());
+            let rule = Rule { chain: "c".to_owned(), handle: 1, comment: Some(text), expressions };
+            prop_assert_eq!(entry_of_rule(&rule).handle, Handle::Number(1));
+        }
     }
 }

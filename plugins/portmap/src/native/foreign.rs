@@ -309,7 +309,35 @@ fn holder(text: &str, place: String) -> Holder {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Parts of the lines and comments that are looked for.
+    const WORDS: [&str; 22] = [
+        "dnat name: ",
+        "\"n\"",
+        "\\\"",
+        " id: ",
+        " if: ",
+        "\"",
+        "\\",
+        " ",
+        "\0",
+        "\n",
+        "-A ",
+        "-j ",
+        "-p tcp ",
+        "--dport 80 ",
+        "--to-destination ",
+        "10.0.0.2:80 ",
+        "[fd00::2]:80",
+        "1f bridge 4 ",
+        "/run/netns/a",
+        "CNI-DN-x",
+        "é",
+        "0123456789abcdef0123456789abcdef ",
+    ];
 
     #[test]
     fn holders_are_named_by_the_comment() {
@@ -321,5 +349,25 @@ mod tests {
         assert_eq!(text("\0dnat name: \"n\" id: \"c1\"\0"), of("c1", "n", ""));
         assert_eq!(text("dnat name: \"n\" id: \"c1\" if: \"net1\""), of("c1", "n", "net1"));
         assert_eq!(text("x").1, "");
+    }
+
+    proptest! {
+        /// The fuzz target `nftables` reads the rules themselves; here is what only this plugin looks for in them.
+        #[test]
+        fn anything_can_stand_in_others_rules(
+            expressions in prop::collection::vec(any::<u8>(), 0..200),
+            words in prop::collection::vec(prop::sample::select(WORDS.to_vec()), 0..30),
+            bytes in prop::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let rule = Rule { chain: String::new(), handle: 0, comment: None, expressions };
+            prop_assert!(multiport(&rule).len() <= 15);
+            let protocol = crate::config::Protocol::Tcp;
+            let mapping = Mapping { protocol, host_port: 8080, container_port: 80, host_ip: None };
+            let _ = (is_of_protocol(&rule, &mapping), is_of_port(&rule, &mapping), is_of_address(&rule, &mapping));
+            let _ = leads_to(&rule, IpAddr::from([10, 0, 0, 2]));
+            let text = format!("{}{}", words.concat(), String::from_utf8_lossy(&bytes));
+            let _ = (holder(&text, String::new()).to_string(), crate::reference::owner(&text), iptables::translation(&text));
+            let _ = owner::Owner::parse(&text).comment();
+        }
     }
 }
