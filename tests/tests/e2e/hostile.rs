@@ -19,11 +19,11 @@ const NAMES: [&str; 11] =
 #[test]
 fn interface_names_mean_nothing_to_rules_files_and_logs() {
     case(|| {
+        let host = Host::new();
+        let chain = chained::everything();
+        chained::Chain::new(&host, chain.clone()).warm_up();
+        let before = host.snapshot();
         for name in NAMES {
-            let host = Host::new();
-            let chain = chained::everything();
-            chained::Chain::new(&host, chain.clone()).warm_up();
-            let before = host.snapshot();
             let mut pod = host.pod();
             pod.ifname = name.to_owned();
             let mut result = Value::Null;
@@ -54,12 +54,12 @@ fn interface_names_mean_nothing_to_rules_files_and_logs() {
 fn interface_names_mean_nothing_to_the_programs_of_iptables() {
     case(|| {
         let backend = |plugin: Value| with(&plugin, json!({ "backend": "iptables" }));
+        let host = Host::new();
+        let bridge = with(&chained::bridge(), json!({ "ipMasqBackend": "iptables" }));
+        let chain = [bridge, backend(chained::portmap()), backend(chained::firewall())];
+        chained::Chain::new(&host, chain.to_vec()).warm_up();
+        let before = host.snapshot();
         for name in NAMES {
-            let host = Host::new();
-            let bridge = with(&chained::bridge(), json!({ "ipMasqBackend": "iptables" }));
-            let chain = [bridge, backend(chained::portmap()), backend(chained::firewall())];
-            chained::Chain::new(&host, chain.to_vec()).warm_up();
-            let before = host.snapshot();
             let mut pod = host.pod();
             pod.ifname = name.to_owned();
             let mut result = Value::Null;
