@@ -6,10 +6,11 @@ DESTDIR ?=
 PEER    ?= .build/reference
 TIME    ?= 60
 TEST    ?=
+SEED    ?=
 export PREFIX DESTDIR TARGET
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall demo test e2e lint bench fuzz prerequisites clean help
+.PHONY: build install uninstall demo test e2e load faults lint bench fuzz prerequisites clean help
 
 build: ## build the plugins, static, into bin/ (TARGET=aarch64-unknown-linux-musl: into bin/TARGET/)
 	@scripts/build $(TARGET)
@@ -32,6 +33,17 @@ e2e: ## run the end-to-end tests alone; TEST=name runs one with its log, PEER=di
 	@scripts/prerequisites
 	@scripts/build
 	@scripts/e2e $(if $(filter command line,$(origin PEER)),--peer "$(PEER)") $(TEST)
+
+load: ## 200 attachments by 32 workers at a time, mixed with the reference's (TIME=120: seconds, SEED=number)
+	@scripts/prerequisites
+	@scripts/build
+	@LOAD_ATTACHMENTS=200 LOAD_WORKERS=32 LOAD_SEED="$(SEED)" \
+		LOAD_SECONDS=$(if $(filter command line,$(origin TIME)),$(TIME),120) scripts/e2e load::
+
+faults: ## kill each plugin at every system call, and let every one fail (half an hour; TEST=name: some)
+	@scripts/prerequisites tools
+	@scripts/build
+	@scripts/faults $(TEST)
 
 lint: ## check the format and the lints
 	@scripts/lint

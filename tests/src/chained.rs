@@ -1,5 +1,7 @@
 //! Chains of plugins, called one by one as a runtime calls them: each with the result of the one before.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -54,7 +56,7 @@ pub fn everything() -> Vec<Value> {
 }
 
 /// Whose plugins are called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Suite {
     /// Those under test.
     Tested,
@@ -62,10 +64,14 @@ pub enum Suite {
     Reference,
 }
 
+/// Where plugins are installed on a node.
+pub const INSTALLED: &str = "/opt/cni/bin";
+
 /// A chain of plugins on a host.
 pub struct Chain<'h> {
     host: &'h Host,
-    suite: Suite,
+    /// `None`: those that are installed on the node at the time of a call.
+    suite: Option<Suite>,
     /// The plugins' configs, in order.
     pub plugins: Vec<Value>,
 }
@@ -73,13 +79,19 @@ pub struct Chain<'h> {
 impl<'h> Chain<'h> {
     /// Of the plugins under test.
     pub fn new(host: &'h Host, plugins: Vec<Value>) -> Self {
-        Self { host, suite: Suite::Tested, plugins }
+        Self { host, suite: Some(Suite::Tested), plugins }
     }
 
     /// The same chain with another suite's plugins.
     #[must_use]
     pub fn by(&self, suite: Suite) -> Self {
-        Self { host: self.host, suite, plugins: self.plugins.clone() }
+        Self { host: self.host, suite: Some(suite), plugins: self.plugins.clone() }
+    }
+
+    /// The same chain with the plugins that are installed on the node when they are called.
+    #[must_use]
+    pub fn installed(&self) -> Self {
+        Self { host: self.host, suite: None, plugins: self.plugins.clone() }
     }
 
     /// The same chain with keys merged into each config.
@@ -98,8 +110,9 @@ impl<'h> Chain<'h> {
     pub fn call(&self, plugin: &Value) -> Call<'h> {
         let name = plugin["type"].as_str().unwrap();
         match self.suite {
-            Suite::Tested => self.host.plugin(name),
-            Suite::Reference => self.host.reference(name),
+            Some(Suite::Tested) => self.host.plugin(name),
+            Some(Suite::Reference) => self.host.reference(name),
+            None => Call::new(self.host, Path::new(INSTALLED), name),
         }
     }
 

@@ -204,8 +204,15 @@ impl Host {
         let Pod { id, ifname, path, ns } = pod;
         self.unmount(&path);
         drop(ns);
-        self.wait_for_ports(ports - 1);
+        self.wait_for_ports(ports.saturating_sub(1));
         Lost { id, ifname, path }
+    }
+
+    /// The pod after its namespace has ended: another one, empty and of no path, has taken its place.
+    #[must_use]
+    pub fn end(&self, pod: Pod) -> Pod {
+        let Lost { id, ifname, path } = self.lose(pod);
+        Pod { id, ifname, path, ns: NetNs::new() }
     }
 
     fn ports(&self) -> usize {

@@ -14,12 +14,14 @@ pub mod cnitool;
 pub mod config;
 pub mod expected;
 pub mod host;
+pub mod load;
 pub mod netns;
 pub mod plugin;
 pub mod pod;
 pub mod published;
 pub mod settings;
 pub mod snapshot;
+pub mod syslog;
 pub mod traffic;
 
 pub use case::{case, skip};

@@ -35,6 +35,7 @@ pub struct Call<'h> {
     stdout: Option<Stdio>,
     root: Option<PathBuf>,
     signal: Option<(Signal, Box<dyn Fn() -> bool + Send + 'h>)>,
+    limit: Duration,
 }
 
 impl<'h> Call<'h> {
@@ -56,6 +57,7 @@ impl<'h> Call<'h> {
             stdout: None,
             root: None,
             signal: None,
+            limit: STUCK,
         }
     }
 
@@ -146,6 +148,12 @@ impl<'h> Call<'h> {
         self
     }
 
+    /// How long it may take, where that is more than usual.
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
     /// Sends it a signal once the condition holds.
     pub fn signal(mut self, signal: Signal, when: impl Fn() -> bool + Send + 'h) -> Self {
         self.signal = Some((signal, Box::new(when)));
@@ -173,14 +181,14 @@ impl<'h> Call<'h> {
         let mut command = Command::new(argv.next().unwrap());
         command.args(argv).env_clear().envs(&self.env);
         command.stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(self.stdout.take().unwrap_or_else(Stdio::piped));
-        let (host, root, stdin, signal) = (self.host, self.root, self.stdin, self.signal);
+        let (host, root, stdin, signal, limit) = (self.host, self.root, self.stdin, self.signal, self.limit);
         host.enter(move || {
             if let Some(root) = root {
                 unshare(CloneFlags::CLONE_FS).unwrap();
                 chroot(&root).unwrap();
                 chdir("/").unwrap();
             }
-            converse(command, &stdin, signal)
+            converse(command, &stdin, signal, limit)
         })
     }
 }
@@ -188,7 +196,7 @@ impl<'h> Call<'h> {
 type When<'h> = (Signal, Box<dyn Fn() -> bool + Send + 'h>);
 
 /// Starts the program, feeds it, and collects what it says.
-fn converse(mut command: Command, stdin: &[u8], signal: Option<When<'_>>) -> Reply {
+fn converse(mut command: Command, stdin: &[u8], signal: Option<When<'_>>, limit: Duration) -> Reply {
     let start = Instant::now();
     let mut child =
         command.process_group(0).spawn().unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
@@ -197,12 +205,17 @@ fn converse(mut command: Command, stdin: &[u8], signal: Option<When<'_>>) -> Rep
     thread::scope(|s| {
         s.spawn(move || {
             if let Some((signal, when)) = signal {
-                while !when() && ended.try_recv() == Err(mpsc::TryRecvError::Empty) && start.elapsed() < STUCK {
+                let is_over = || ended.try_recv() != Err(mpsc::TryRecvError::Empty);
+                while !when() && !is_over() && start.elapsed() < limit {
                     thread::sleep(Duration::from_millis(2));
+                }
+                // The id of a process that has ended may be another's.
+                if is_over() {
+                    return;
                 }
                 _ = kill(pid, signal);
             }
-            if ended.recv_timeout(STUCK) == Err(mpsc::RecvTimeoutError::Timeout) {
+            if ended.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
                 // With what it has started.
                 _ = killpg(pid, Signal::SIGKILL);
             }

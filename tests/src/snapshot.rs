@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use serde_json::{Map, Value};
 
-use crate::{Host, Place, host::SCRATCH};
+use crate::{Host, Place, Pod, host::SCRATCH};
 
 /// Lines, each starting with what it is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,8 +17,7 @@ impl Snapshot {
     /// Of now.
     pub fn of(host: &Host) -> Self {
         let mut lines = BTreeSet::new();
-        links(host, &mut lines);
-        routes(host, &mut lines);
+        addresses_and_routes(host, &mut lines);
         qdiscs(host, &mut lines);
         nftables(host, &mut lines);
         iptables(host, &mut lines);
@@ -31,6 +30,19 @@ impl Snapshot {
             }
         });
         Self(lines)
+    }
+
+    /// Of now, with what plugins change in this pod's links.
+    pub fn with_pod(host: &Host, pod: &Pod) -> Self {
+        let mut lines = BTreeSet::new();
+        links(pod.json("ip -d -j address"), &mut lines);
+        qdiscs(pod, &mut lines);
+        if let Some(value) = pod.read(&format!("/proc/sys/net/ipv4/conf/{}/arp_filter", pod.ifname)) {
+            lines.insert(format!("sysctl arp_filter {value}"));
+        }
+        let mut all = Self::of(host);
+        all.0.extend(lines.into_iter().map(|line| format!("pod {line}")));
+        all
     }
 
     /// What differs in a later one: a line for each thing that is gone (`-`) or new (`+`). Empty if nothing does.
@@ -63,9 +75,21 @@ impl Snapshot {
     }
 }
 
-fn links(host: &Host, lines: &mut BTreeSet<String>) {
+/// By one run of `ip`: snapshots are what the tests do most of.
+fn addresses_and_routes(host: &Host, lines: &mut BTreeSet<String>) {
+    let batch = format!("{SCRATCH}/ip.batch");
+    host.write(&batch, "address\nroute show table all\nrule\n");
+    let text = host.run(&format!("ip -d -j -batch {batch}"));
+    let mut answers = serde_json::Deserializer::from_str(&text).into_iter::<Value>().map(Result::unwrap);
+    links(answers.next().unwrap(), lines);
+    routes(answers.next().unwrap(), lines);
+    policies(4, answers.next().unwrap(), lines);
+    policies(6, host.json("ip -6 -d -j rule"), lines);
+}
+
+fn links(links: Value, lines: &mut BTreeSet<String>) {
     const CARRIER: [&str; 3] = ["NO-CARRIER", "LOWER_UP", "M-DOWN"];
-    for mut link in array(host.json("ip -d -j address")) {
+    for mut link in array(links) {
         let keys = link.as_object_mut().unwrap();
         let name = text(&keys["ifname"]);
         for address in array(keys.remove("addr_info").unwrap_or_default()) {
@@ -89,26 +113,28 @@ fn links(host: &Host, lines: &mut BTreeSet<String>) {
     }
 }
 
-fn routes(host: &Host, lines: &mut BTreeSet<String>) {
-    for family in [4, 6] {
-        for mut route in array(host.json(&format!("ip -{family} -j route show table all"))) {
-            let dst = text(&route["dst"]);
-            // The kernel makes these for every link that is up, when it gets to it.
-            // Those of the table local go with the addresses, of which there is a line each.
-            if !dst.starts_with("fe80:") && !dst.starts_with("ff00:") && route["table"] != "local" {
-                route.as_object_mut().unwrap().remove("flags");
-                lines.insert(format!("route {route}"));
-            }
-        }
-        for rule in array(host.json(&format!("ip -{family} -j rule"))) {
-            lines.insert(format!("rule -{family} {rule}"));
+/// Of both families.
+fn routes(routes: Value, lines: &mut BTreeSet<String>) {
+    for mut route in array(routes) {
+        let dst = text(&route["dst"]);
+        // The kernel makes these for every link that is up, when it gets to it.
+        // Those of the table local go with the addresses, of which there is a line each.
+        if !dst.starts_with("fe80:") && !dst.starts_with("ff00:") && route["table"] != "local" {
+            route.as_object_mut().unwrap().remove("flags");
+            lines.insert(format!("route {route}"));
         }
     }
 }
 
+fn policies(family: u8, rules: Value, lines: &mut BTreeSet<String>) {
+    for rule in array(rules) {
+        lines.insert(format!("rule -{family} {rule}"));
+    }
+}
+
 /// All but those that a link has by itself.
-fn qdiscs(host: &Host, lines: &mut BTreeSet<String>) {
-    for qdisc in array(host.json("tc -j qdisc show")) {
+fn qdiscs(place: &impl Place, lines: &mut BTreeSet<String>) {
+    for qdisc in array(place.json("tc -j qdisc show")) {
         let (kind, device) = (text(&qdisc["kind"]), text(&qdisc["dev"]));
         if !["noqueue", "fq_codel", "pfifo_fast", "mq"].contains(&kind.as_str()) {
             lines.insert(format!("qdisc {device} {kind} {}", qdisc["options"]));

@@ -7,6 +7,7 @@ pub mod boot;
 pub mod fsutil;
 pub mod lock;
 pub mod mac;
+pub mod memory;
 pub mod netns;
 pub mod process;
 mod run;

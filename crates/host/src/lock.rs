@@ -19,7 +19,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signa
 use nix::sys::stat::Mode;
 use thiserror::Error;
 
-/// An exclusive lock on a file, held until it is dropped.
+/// A lock on a file, held until it is dropped.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
@@ -70,13 +70,21 @@ impl Lock {
     ///
     /// Waits at most `wait`. Errors: [`Error::Timeout`], [`Error::Interrupted`], [`Error::Io`].
     pub fn exclusive(path: &Path, mode: u32, wait: Duration) -> Result<Self, Error> {
+        Self::take(path, mode, wait, Kind::Exclusive)
+    }
+
+    fn take(path: &Path, mode: u32, wait: Duration, kind: Kind) -> Result<Self, Error> {
         let failed = |source| Error::Io { path: path.to_path_buf(), source };
         let started = Instant::now();
         loop {
             let file = open(path, mode).map_err(failed)?;
-            match file.try_lock_exclusive() {
+            let tried = match kind {
+                Kind::Exclusive => file.try_lock_exclusive(),
+                Kind::Shared => FileExt::try_lock_shared(&file),
+            };
+            match tried {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for(&file, path, started, wait)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for(&file, path, started, wait, kind)?,
                 Err(error) => return Err(failed(error)),
             }
             if is_named(&file, path).map_err(failed)? {
@@ -90,12 +98,27 @@ impl Lock {
     }
 }
 
+/// Beside whom a lock is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Nobody.
+    Exclusive,
+    /// Others of this kind.
+    Shared,
+}
+
 impl Lock {
     /// Locks what has this name in the network namespace of the calling thread; as [`Lock::exclusive`].
     pub fn in_namespace(name: &str, wait: Duration) -> Result<Self, Error> {
         // Without a /run of its own (a chroot) the namespace's file serves: it is there for all who share the namespace.
         let path = file_in_namespace(name).unwrap_or_else(|| PathBuf::from(crate::run::NAMESPACE));
         Self::exclusive(&path, 0o600, wait)
+    }
+
+    /// The same beside others who hold it so; nobody has it exclusively meanwhile.
+    pub fn shared_in_namespace(name: &str, wait: Duration) -> Result<Self, Error> {
+        let path = file_in_namespace(name).unwrap_or_else(|| PathBuf::from(crate::run::NAMESPACE));
+        Self::take(&path, 0o600, wait, Kind::Shared)
     }
 }
 
@@ -125,11 +148,15 @@ fn is_named(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
-fn wait_for(file: &File, path: &Path, started: Instant, wait: Duration) -> Result<(), Error> {
+fn wait_for(file: &File, path: &Path, started: Instant, wait: Duration, kind: Kind) -> Result<(), Error> {
     let failed = |source| Error::Io { path: path.to_path_buf(), source };
     let _ticks = Ticks::start().map_err(failed)?;
     loop {
-        match file.lock_exclusive() {
+        let locked = match kind {
+            Kind::Exclusive => file.lock_exclusive(),
+            Kind::Shared => FileExt::lock_shared(file),
+        };
+        match locked {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(failed(error)),
@@ -203,6 +230,13 @@ fn set_timer(every: Duration) -> io::Result<()> {
     // SAFETY: `timer` is a whole itimerval that lives over the call; no old value is asked for.
     let code = unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Who holds the lock of another program, for messages; `None` if nobody that is shown does.
+#[must_use]
+pub fn holders_of(path: &Path) -> Option<String> {
+    let holders = holders(&File::open(path).ok()?);
+    (!holders.is_empty()).then(|| held_by(&holders))
 }
 
 fn holders(file: &File) -> Vec<Holder> {
@@ -320,6 +354,19 @@ mod tests {
             assert!(error.to_string().ends_with("it is not a plain file"), "{error}");
         }
         assert!(Lock::exclusive(dir.path(), 0o750, Duration::from_secs(10)).is_err());
+    }
+
+    #[test]
+    fn a_shared_lock_is_held_beside_others_of_its_kind_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let shared = |wait| Lock::take(&path, 0o600, wait, Kind::Shared);
+        let held = [shared(Duration::ZERO).unwrap(), shared(Duration::ZERO).unwrap()];
+        let error = Lock::exclusive(&path, 0o600, Duration::ZERO).unwrap_err();
+        assert!(error.to_string().contains(&format!("pid {}", std::process::id())), "{error}");
+        drop(held);
+        let _exclusive = Lock::exclusive(&path, 0o600, Duration::ZERO).unwrap();
+        assert!(matches!(shared(Duration::from_millis(150)), Err(Error::Timeout { .. })));
     }
 
     #[test]

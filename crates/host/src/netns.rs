@@ -41,6 +41,14 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether there is no namespace at the path (any more). Otherwise there may be one, which could not be looked at.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::NotFound(_) | Self::NotANamespace { .. })
+    }
+}
+
 /// An open network namespace, which lives at least as long as this value.
 #[derive(Debug)]
 pub struct NetNs {
@@ -99,6 +107,19 @@ impl NetNs {
             (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
             _ => false,
         }
+    }
+
+    /// Whether it is the calling thread's own.
+    ///
+    /// # Errors
+    /// That it cannot be told: whoever would act on other namespaces alone has to leave this one.
+    pub fn is_own(&self) -> Result<bool, Error> {
+        let own = Self::current()?;
+        let identity = |ns: &Self| match ns.file.metadata() {
+            Ok(meta) => Ok((meta.dev(), meta.ino())),
+            Err(source) => Err(Error::Io { action: "inspect", path: ns.path.clone(), source }),
+        };
+        Ok(identity(&own)? == identity(self)?)
     }
 
     /// The kernel's number of the namespace, never given twice in one boot (an inode number is); `None` where the

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::{AccessFlags, access};
 
 /// Why a program could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +57,18 @@ impl Error {
 
 fn said(stderr: &str) -> String {
     if stderr.trim().is_empty() { String::new() } else { format!(": {}", stderr.trim()) }
+}
+
+/// Where the C libraries look without a `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/bin:/bin:/usr/bin";
+
+/// The file that [`run`] would start for this name; `None` if there is no such program. Nothing is started to find out.
+#[must_use]
+pub fn find(program: &str) -> Option<PathBuf> {
+    let folders = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    let is_program = |path: &PathBuf| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
+    let folders = std::env::split_paths(&folders).filter(|folder| !folder.as_os_str().is_empty());
+    folders.map(|folder| folder.join(program)).find(is_program)
 }
 
 /// Runs a program of `PATH` with `input` on its stdin and returns its stdout.
@@ -139,6 +153,14 @@ fn pidfd(child: &Child) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_is_found_without_starting_it() {
+        assert!(find("sh").unwrap().is_absolute());
+        assert_eq!(find("no-such-program"), None);
+        // No program, whatever folder it is in.
+        assert_eq!(find("../etc/passwd"), None);
+    }
 
     const LONG: Duration = Duration::from_secs(20);
 

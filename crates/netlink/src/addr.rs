@@ -81,9 +81,14 @@ pub fn list(socket: &mut Socket, link: u32) -> Result<Vec<Address>> {
     list_both(socket, Some(link))
 }
 
-/// The addresses of all links, IPv4 first.
+/// The addresses of all links, IPv4 first. It costs time for each link of the namespace, also for those that have none.
 pub fn list_all(socket: &mut Socket) -> Result<Vec<Address>> {
     list_both(socket, None)
+}
+
+/// The addresses of all links, of one family: half of what [`list_all`] costs.
+pub fn list_all_of(socket: &mut Socket, v6: bool) -> Result<Vec<Address>> {
+    list_family(socket, None, u8::try_from(if v6 { libc::AF_INET6 } else { libc::AF_INET }).unwrap_or(0))
 }
 
 fn list_both(socket: &mut Socket, link: Option<u32>) -> Result<Vec<Address>> {

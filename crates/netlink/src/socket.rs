@@ -58,9 +58,9 @@ impl Socket {
         Ok(Self::from(fd))
     }
 
-    /// Opens a route socket that receives the notifications of these groups (`RTNLGRP_*`).
-    pub(crate) fn listen(groups: &[libc::c_int]) -> Result<Self> {
-        let socket = Self::open(Protocol::Route)?;
+    /// Opens a socket that receives the notifications of these groups (`RTNLGRP_*`, `NFNLGRP_*`).
+    pub(crate) fn listen(protocol: Protocol, groups: &[libc::c_int]) -> Result<Self> {
+        let socket = Self::open(protocol)?;
         // The kernel skips the socket that asked for a change by its number, and an unbound one has the kernel's own.
         bind(socket.fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         for group in groups {
@@ -153,7 +153,7 @@ impl Socket {
         }
     }
 
-    /// Reads one datagram of notifications, which must be there.
+    /// Reads one datagram of notifications, if there is one.
     pub(crate) fn notifications(&mut self, mut each: impl FnMut(Message<'_>)) -> Result<()> {
         if let Some(len) = self.receive(MsgFlags::MSG_DONTWAIT)? {
             Messages(&self.buf[..len]).for_each(&mut each);

@@ -257,6 +257,8 @@ fn addresses_and_routes_carry_all_that_was_stated() {
                 && listed.iter().any(|a| a.ip == v6 && !a.is_tentative())
         );
         let found = route::list(&mut socket, false).unwrap();
+        assert_eq!(route::list_of_link(&mut socket, false, index).unwrap(), found);
+        assert_eq!(route::list_of_link(&mut socket, false, 1).unwrap(), []);
         assert!(found.iter().any(|r| r.table == Some(1000) && r.mtu == Some(1300) && r.advmss == Some(1200)));
         let lo = link::by_name(&mut socket, "lo").unwrap().unwrap().index;
         link::set_up(&mut socket, lo).unwrap();
@@ -784,5 +786,17 @@ fn who_listens_is_known_with_address_and_inode() {
         assert_eq!(link.to_str(), Some(format!("socket:[{}]", found.inode).as_str()));
         // Not on every kernel is there SCTP: unknown or nobody.
         assert!(ask(Transport::Sctp, 8080).is_none_or(|all| all.is_empty()));
+    });
+}
+
+#[test]
+fn who_changes_the_ruleset_is_told() {
+    in_namespace(|| {
+        let mut monitor = Monitor::ruleset().unwrap();
+        assert_eq!(monitor.next_writer(Instant::now() + Duration::from_millis(50)), Ok(None));
+        assert!(Command::new("nft").args(["add", "table", "ip", "t"]).status().unwrap().success());
+        let writer = monitor.next_writer(Instant::now() + Duration::from_secs(5)).unwrap().unwrap();
+        assert_eq!(writer.name, "nft");
+        assert!(writer.pid > 0 && writer.to_string() == format!("nft (pid {})", writer.pid));
     });
 }

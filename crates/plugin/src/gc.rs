@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 
 use cni::attachment::{hex, read_identity};
-use cni::{Attachment, Call, Error};
+use cni::{Attachment, Call, Error, ValidAttachment};
 
 /// The attachments of a network that are alive: all others of it are stale.
 #[derive(Debug)]
 pub struct Valid {
     network: String,
+    list: Vec<Attachment>,
     /// In hex digits.
     identities: HashSet<String>,
     containers: HashSet<String>,
@@ -22,18 +23,35 @@ impl Valid {
     /// Code 999: a list that is none.
     pub fn of(call: &Call) -> Result<Option<Self>, Error> {
         let Some(list) = call.valid_attachments()? else { return Ok(None) };
-        let mut valid = Self { network: call.network.clone(), identities: HashSet::new(), containers: HashSet::new() };
-        for attachment in list {
-            valid.identities.insert(valid.identity(&attachment.container_id, &attachment.ifname));
-            valid.containers.insert(attachment.container_id);
-        }
-        Ok(Some(valid))
+        let network = call.network.clone();
+        let of = |v: ValidAttachment| Attachment {
+            network: network.clone(),
+            container_id: v.container_id,
+            ifname: v.ifname,
+        };
+        let list: Vec<Attachment> = list.into_iter().map(of).collect();
+        let identities = list.iter().map(Attachment::identity_hex).collect();
+        let containers = list.iter().map(|a| a.container_id.clone()).collect();
+        Ok(Some(Self { network, list, identities, containers }))
+    }
+
+    /// Name of the network.
+    #[must_use]
+    pub fn network(&self) -> &str {
+        &self.network
+    }
+
+    /// The attachments that are alive.
+    #[must_use]
+    pub fn list(&self) -> &[Attachment] {
+        &self.list
     }
 
     /// Whether this attachment of the network is alive.
     #[must_use]
     pub fn has(&self, container_id: &str, ifname: &str) -> bool {
-        self.identities.contains(&self.identity(container_id, ifname))
+        let (network, container_id, ifname) = (self.network.clone(), container_id.to_owned(), ifname.to_owned());
+        self.identities.contains(&Attachment { network, container_id, ifname }.identity_hex())
     }
 
     /// Whether any of the container's is.
@@ -51,11 +69,6 @@ impl Valid {
         let (Some(_), Some(network), Some(_)) = (words.next(), words.next(), words.next()) else { return false };
         let is_alive = |identity: [u8; 16]| self.identities.contains(&hex(&identity));
         network == self.network && read_identity(owner).is_some_and(|identity| !is_alive(identity))
-    }
-
-    fn identity(&self, container_id: &str, ifname: &str) -> String {
-        let (network, container_id, ifname) = (self.network.clone(), container_id.to_owned(), ifname.to_owned());
-        Attachment { network, container_id, ifname }.identity_hex()
     }
 }
 

@@ -8,7 +8,11 @@ pub mod orphans;
 use std::process::ExitCode;
 
 use cni::{Call, Error, Plugin, Version, code};
+use host::memory::WithReserve;
 use netlink::{Protocol, Socket};
+
+#[global_allocator]
+static MEMORY: WithReserve = WithReserve::new();
 
 /// Runs one call: the whole of a plugin's `main`. Signals are looked at by [`step`] from now on, and ADD begins only
 /// when its result can be told.

@@ -2,14 +2,20 @@
 //! only where iptables keeps its rules in x_tables. Where it keeps them in nf_tables they are read, and removed,
 //! without a program: [`Nft`](netlink::nft::Nft).
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use cni::Error;
-use host::process;
+use cni::{Error, code};
+use host::{lock, process};
 use netlink::nft::Family;
 
-/// The lock of x_tables is waited for as long.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a program may take: less than other calls wait for one that waits for it.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// How long of this the lock of x_tables is waited for, in seconds: the rest is for the work, and for the programs's own
+/// word that it did not get it.
+const LOCK_WAIT: &str = "6";
+/// How `iptables-restore` ends without the lock (`RESOURCE_PROBLEM` of its xtables.h).
+const NO_LOCK: i32 = 4;
 
 /// Changes the rules: `script` is in the language of `iptables-restore`. What it does not name stays.
 ///
@@ -33,19 +39,51 @@ pub fn restore_xtables(family: Family, script: &str) -> Result<(), Error> {
 }
 
 fn run_restore(program: &str, script: &str) -> Result<(), process::Error> {
-    process::run(program, &["--noflush", "--wait", "10"], script.as_bytes(), PATIENCE + PATIENCE / 2).map(drop)
+    process::run(program, &["--noflush", "--wait", LOCK_WAIT], script.as_bytes(), PATIENCE).map(drop)
 }
 
 fn changing(error: &process::Error) -> Error {
-    Error::internal(format!("failed to change the iptables rules: {error}"))
+    failed("failed to change the iptables rules", error)
+}
+
+/// What a program of iptables could not do, with `what` in front: code 11 if it took too long, or did not get the lock
+/// of x_tables, whose holder is named.
+#[must_use]
+pub fn failed(what: &str, error: &process::Error) -> Error {
+    let error_code = match error {
+        process::Error::Timeout { .. } => code::TRY_AGAIN,
+        process::Error::Failed { status, .. } if status.code() == Some(NO_LOCK) => code::TRY_AGAIN,
+        _ => code::INTERNAL,
+    };
+    let holder = if error_code == code::TRY_AGAIN { lock::holders_of(&lock_file()) } else { None };
+    let holder = holder.map(|holder| format!("; the lock of x_tables is held by {holder}")).unwrap_or_default();
+    Error::new(error_code, format!("{what}: {error}{holder}"))
+}
+
+/// As iptables has it.
+fn lock_file() -> PathBuf {
+    std::env::var_os("XTABLES_LOCKFILE").map_or_else(|| PathBuf::from("/run/xtables.lock"), PathBuf::from)
 }
 
 /// The rules of a table, wherever this host's iptables keeps them: what [`restore`] changes.
 ///
 /// # Errors
-/// That there is no such program, or what it says.
+/// That there is no such program, or what it says; that it cannot read the table.
 pub fn read(family: Family, table: &str) -> Result<String, Error> {
-    run_save(program(family, "-save"), table).map_err(|e| reading(&e))
+    let saved = run_save(program(family, "-save"), table).map_err(|e| reading(&e))?;
+    if is_unreadable(&saved) {
+        return Err(Error::internal(format!("iptables cannot read its table {table} ({family}): others have written into it"))
+            .with_details(format!(
+                "rules of iptables must not be loaded by `nft -f`, which changes them; `nft delete table {family} {table}`, \
+                 then let everybody who has rules there make them anew"
+            )));
+    }
+    Ok(saved)
+}
+
+/// What iptables says of a table with rules that are not in its own words.
+fn is_unreadable(saved: &str) -> bool {
+    saved.lines().any(|line| line.starts_with("# Table `") && line.contains("is incompatible"))
 }
 
 fn run_save(program: &str, table: &str) -> Result<String, process::Error> {
@@ -53,7 +91,7 @@ fn run_save(program: &str, table: &str) -> Result<String, process::Error> {
 }
 
 fn reading(error: &process::Error) -> Error {
-    Error::internal(format!("failed to read the iptables rules: {error}"))
+    failed("failed to read the iptables rules", error)
 }
 
 /// The rules of a table of x_tables, as `iptables-save` prints them. `None`: there is no program that could read them;
@@ -92,12 +130,39 @@ pub fn uses_xtables(family: Family, table: &str) -> bool {
     std::fs::read_to_string(path).is_ok_and(|names| names.lines().any(|name| name == table))
 }
 
-/// Whether the program that changes the rules is there.
+/// Whether the programs that read and change the rules are there. Nothing is started to find out: whoever asks may ask
+/// every few seconds.
 ///
 /// # Errors
-/// Why it cannot be run.
-pub fn ensure_usable(family: Family) -> Result<(), process::Error> {
-    process::run(program(family, "-restore"), &["--version"], b"", PATIENCE).map(drop)
+/// Code 50: which one is missing.
+pub fn ensure_installed(family: Family) -> Result<(), Error> {
+    let programs = [program(family, "-restore"), program(family, "-save")];
+    match programs.into_iter().find(|program| process::find(program).is_none()) {
+        None => Ok(()),
+        Some(missing) => Err(not_installed(&format!("{missing:?} is not in PATH"))),
+    }
+}
+
+/// An error of [`ensure_installed`]'s kind.
+pub fn not_installed(what: &str) -> Error {
+    Error::new(code::NOT_AVAILABLE, format!("iptables cannot be used: {what}")).with_details("install iptables")
+}
+
+/// Network, container id, and the interface's name if it is there, in the comment of a rule: as the reference's plugins
+/// write them, behind `prefix`, which ends with `name: `.
+pub fn owner<'t>(text: &'t str, prefix: &str) -> Option<(&'t str, &'t str, Option<&'t str>)> {
+    let (_, rest) = text.split_once(prefix)?;
+    let (name, rest) = quoted(rest)?;
+    let (id, rest) = quoted(rest.strip_prefix(" id: ")?)?;
+    let ifname = rest.strip_prefix(" if: ").and_then(quoted).map(|(ifname, _)| ifname);
+    Some((name, id, ifname))
+}
+
+/// A quoted word, and what follows it: `iptables-save` escapes the quotes, the kernel has them plain.
+fn quoted(text: &str) -> Option<(&str, &str)> {
+    let text = text.strip_prefix('\\').unwrap_or(text).strip_prefix('"')?;
+    let (word, rest) = text.split_once('"')?;
+    Some((word.strip_suffix('\\').unwrap_or(word), rest))
 }
 
 fn program(family: Family, suffix: &str) -> &'static str {
@@ -112,6 +177,14 @@ fn program(family: Family, suffix: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_iptables_cannot_read_is_not_taken_for_empty() {
+        assert!(is_unreadable("# Table `nat' is incompatible, use 'nft' tool.\n"));
+        assert!(!is_unreadable(
+            "# Generated by iptables-save v1.8.9 (nf_tables) on …\n*nat\n-A x -m comment --comment \"is incompatible\"\n"
+        ));
+    }
 
     #[test]
     fn what_nf_tables_has_says_nothing_of_x_tables() {

@@ -17,6 +17,7 @@ pub use value::{bytes, mask, name_key};
 use std::time::{Duration, Instant};
 
 use cni::Error;
+use netlink::monitor::Monitor;
 use netlink::nft::{Batch, Element, Family, Nft, Rule};
 use netlink::{Errno, Result};
 
@@ -25,7 +26,9 @@ pub const TABLE: &str = "oxbridge";
 /// What `nft list ruleset` says of the table.
 pub const TABLE_COMMENT: &str = "pod networking by the oxbridge CNI plugins";
 /// Another writer's commit makes ours start anew; a node that commits all the time must not hold us for ever.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(9);
+/// Its name is waited for as long: it comes with its next change.
+const NAMING: Duration = Duration::from_millis(300);
 /// How often a transaction may be refused for what others did between a look and the commit.
 const REFUSALS: u32 = 5;
 
@@ -215,13 +218,30 @@ fn hint(error: &netlink::Error) -> &'static str {
     }
 }
 
+/// Who it is that changes the ruleset all the time.
+fn busy() -> String {
+    let writer = Monitor::ruleset().and_then(|mut monitor| monitor.next_writer(Instant::now() + NAMING));
+    match writer {
+        Ok(Some(writer)) => format!("another program keeps changing the ruleset: {writer} did just now"),
+        _ => "another program keeps changing the ruleset (`nft monitor` shows which)".to_owned(),
+    }
+}
+
 /// Runs a transaction until nobody came in between: `attempt` reads what it needs and commits.
 ///
 /// # Errors
 /// What the kernel refuses for another reason, with `what` in front; code 11 if others keep changing the ruleset for
-/// ten seconds.
-pub fn transaction(what: &str, mut attempt: impl FnMut() -> Result<()>) -> std::result::Result<(), Error> {
-    let deadline = Instant::now() + PATIENCE;
+/// nine seconds, and who does where that can be seen.
+pub fn transaction(what: &str, attempt: impl FnMut() -> Result<()>) -> std::result::Result<(), Error> {
+    transaction_within(PATIENCE, what, attempt)
+}
+
+fn transaction_within(
+    patience: Duration,
+    what: &str,
+    mut attempt: impl FnMut() -> Result<()>,
+) -> std::result::Result<(), Error> {
+    let deadline = Instant::now() + patience;
     let mut refusals = 0;
     loop {
         match attempt() {
@@ -238,10 +258,30 @@ pub fn transaction(what: &str, mut attempt: impl FnMut() -> Result<()>) -> std::
                     return Err(Error::internal(format!("{what}: {error}")).with_details(hint(&error)));
                 }
                 if Instant::now() >= deadline {
-                    return Err(Error::new(cni::code::TRY_AGAIN, format!("{what}: {error}, for {PATIENCE:?}"))
-                        .with_details("another program keeps changing the ruleset (`nft monitor` shows which)"));
+                    return Err(Error::new(cni::code::TRY_AGAIN, format!("{what}: {error}, for {patience:?}"))
+                        .with_details(busy()));
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_are_waited_for_until_the_deadline_and_refusals_are_not() {
+        let patience = Duration::from_millis(20);
+        let error = transaction_within(patience, "adding", || Err(Errno::ERESTART.into())).unwrap_err();
+        assert_eq!(error.code, cni::code::TRY_AGAIN);
+        assert!(error.msg.starts_with("adding: ") && error.msg.ends_with(", for 20ms"), "{error}");
+        assert!(error.details.starts_with("another program keeps changing the ruleset"), "{error}");
+        let mut tries = 0;
+        let error = transaction_within(Duration::from_secs(60), "adding", || {
+            tries += 1;
+            Err(Errno::ENOENT.into())
+        });
+        assert_eq!((error.unwrap_err().code, tries), (cni::code::INTERNAL, REFUSALS + 1));
     }
 }

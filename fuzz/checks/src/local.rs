@@ -52,7 +52,7 @@ fn whole(store: &Store, own: &Path) {
         let owner = match found.content {
             Content::Owner(owner) => Some(owner),
             Content::Torn => None,
-            Content::Foreign(_) => continue,
+            Content::Foreign(_) | Content::Unreadable(_) => continue,
         };
         let held = Held { ip, stamp: found.stamp };
         if let Some(owner) = &owner {

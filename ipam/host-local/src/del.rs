@@ -18,6 +18,7 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
     match store.lock_existing().map_err(crate::failed)? {
         None => store.forget_without_folder(&identity).map_err(crate::failed),
         Some(mut locked) => {
+            locked.tidy();
             let owner = Owner::new(&attachment.container_id, &attachment.ifname);
             release(&mut locked, &owner, &identity).map_err(crate::failed)
         }

@@ -1,10 +1,15 @@
 //! GC: frees the reservations of attachments that the runtime no longer knows.
 
+use std::collections::HashSet;
+
 use cni::{Call, Error, ValidAttachment};
 
 use crate::config;
 use crate::store::reservation::{Content, Owner};
 use crate::store::{self, Held, Locked, Store};
+
+/// So many errors are told in full: a read-only store has one for each reservation.
+const TOLD: usize = 10;
 
 pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     // No list is no statement; an empty one says that nothing is alive.
@@ -22,15 +27,16 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     match errors.as_slice() {
         [] => Ok(()),
         [first, ..] => {
-            let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            let some: Vec<String> = errors.iter().take(TOLD).map(ToString::to_string).collect();
             Err(Error::internal(format!("{} of this network's reservations were not freed: {first}", errors.len()))
-                .with_details(all.join("; ")))
+                .with_details(some.join("; ")))
         }
     }
 }
 
 /// Frees all but the valid ones. Returns what could not be freed; an error where nothing could be tried.
 fn collect(locked: &mut Locked<'_>, valid: &[ValidAttachment]) -> Result<Vec<store::Error>, store::Error> {
+    let alive = Alive::new(valid);
     let mut errors = Vec::new();
     for ip in locked.occupied()? {
         let reservation = match locked.read(ip) {
@@ -42,11 +48,11 @@ fn collect(locked: &mut Locked<'_>, valid: &[ValidAttachment]) -> Result<Vec<sto
             }
         };
         let owner = match reservation.content {
-            Content::Owner(owner) if is_valid(&owner, valid) => continue,
+            Content::Owner(owner) if alive.has(&owner) => continue,
             Content::Owner(owner) => Some(owner),
             // Nobody's, and nobody will ask for it.
             Content::Torn => None,
-            Content::Foreign(_) => continue,
+            Content::Foreign(_) | Content::Unreadable(_) => continue,
         };
         let held = Held { ip, stamp: reservation.stamp };
         match locked.release(owner.as_ref(), held) {
@@ -66,10 +72,27 @@ fn collect(locked: &mut Locked<'_>, valid: &[ValidAttachment]) -> Result<Vec<sto
     Ok(errors)
 }
 
-/// A reservation of the old format names only the container: it is valid with any interface of it.
-fn is_valid(owner: &Owner, valid: &[ValidAttachment]) -> bool {
-    let same_ifname = |ifname: &str| owner.ifname.as_deref().is_none_or(|own| own == ifname);
-    valid.iter().any(|a| a.container_id == owner.container_id && same_ifname(&a.ifname))
+/// What the runtime knows: a lookup for each reservation, and there may be as many of either.
+struct Alive<'a> {
+    containers: HashSet<&'a str>,
+    attachments: HashSet<(&'a str, &'a str)>,
+}
+
+impl<'a> Alive<'a> {
+    fn new(valid: &'a [ValidAttachment]) -> Self {
+        Self {
+            containers: valid.iter().map(|a| a.container_id.as_str()).collect(),
+            attachments: valid.iter().map(|a| (a.container_id.as_str(), a.ifname.as_str())).collect(),
+        }
+    }
+
+    /// A reservation of the old format names only the container: it is valid with any interface of it.
+    fn has(&self, owner: &Owner) -> bool {
+        match owner.ifname.as_deref() {
+            Some(ifname) => self.attachments.contains(&(owner.container_id.as_str(), ifname)),
+            None => self.containers.contains(owner.container_id.as_str()),
+        }
+    }
 }
 
 #[cfg(test)]

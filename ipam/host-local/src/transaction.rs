@@ -238,6 +238,7 @@ impl<'a> Transaction<'a> {
             Content::Owner(owner) => owner,
             Content::Torn => return Some("its file is empty or cut off".to_owned()),
             Content::Foreign(what) => return Some(format!("something else than a reservation has its name: {what}")),
+            Content::Unreadable(why) => return Some(format!("its file cannot be read: {why}")),
         };
         let since = utc(reservation.stamp.mtime.0);
         let ifname = owner.ifname.clone().unwrap_or_default();

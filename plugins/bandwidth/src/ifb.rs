@@ -82,12 +82,6 @@ impl<'a> Mark<'a> {
         Some(Self { identity: text.split(' ').next()?, text, end })
     }
 
-    /// The identity, if it is one.
-    pub(crate) fn identity_bytes(&self) -> Option<[u8; 16]> {
-        let number = u128::from_str_radix(self.identity, 16).ok().filter(|_| self.identity.len() == 32)?;
-        Some(number.to_be_bytes())
-    }
-
     /// The attachment as it was, where none of its names was cut off.
     pub(crate) fn attachment(&self) -> Option<Attachment> {
         let mut words = self.text.split(' ').skip(1).map(ToOwned::to_owned);
@@ -124,6 +118,8 @@ pub(crate) fn delete(socket: &mut Socket, ifbs: Vec<Link>) -> Result<(), Error> 
 
 #[cfg(test)]
 mod tests {
+    use cni::attachment::read_identity;
+
     use super::*;
 
     fn attachment(ifname: &str) -> Attachment {
@@ -148,7 +144,7 @@ mod tests {
         let marked = link(&own.alias_with("host-end:12"));
         let mark = Mark::of(&marked).unwrap();
         assert_eq!((mark.end, mark.attachment()), (Some(12), Some(own.clone())));
-        assert_eq!(mark.identity_bytes(), Some(own.identity()));
+        assert_eq!(read_identity(mark.text), Some(own.identity()));
         assert_eq!(owner(&marked, &own), Owner::Own);
         assert_eq!(owner(&marked, &attachment("net2")), Owner::Foreign);
         // Names that do not fit.

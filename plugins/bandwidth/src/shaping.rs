@@ -107,11 +107,12 @@ fn create_ifb(socket: &mut Socket, end: &Link, attachment: &Attachment, undo: &m
     };
     let mac = ifb::mac(attachment);
     for name in ifb::names(attachment) {
-        match link::create_ifb(socket, &NewIfb { name: &name, mac, mtu: end.mtu }) {
+        let created = link::create_ifb(socket, &NewIfb { name: &name, mac, mtu: end.mtu });
+        if created.as_ref().is_err_and(link::is_taken) {
             // Another attachment of the container has it.
-            Err(error) if link::is_taken(&error) => continue,
-            result => result.map_err(failed)?,
+            continue;
         }
+        // Also where it was not certainly refused: an answer that gets lost says nothing.
         let undone = name.clone();
         undo.push("removing the ifb", move || {
             let mut socket = Socket::open(Protocol::Route)?;
@@ -120,6 +121,7 @@ fn create_ifb(socket: &mut Socket, end: &Link, attachment: &Attachment, undo: &m
                 None => Ok(()),
             }
         });
+        created.map_err(failed)?;
         return link::by_name(socket, &name).map_err(failed)?.ok_or_else(|| failed(Errno::ENODEV.into()));
     }
     Err(Error::internal(format!(

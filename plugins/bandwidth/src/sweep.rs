@@ -4,6 +4,7 @@
 //! namespace), and no link has a name that the attachment's next one could have. All others stay, those of the reference
 //! among them: whom they serve is not written down.
 
+use cni::attachment::read_identity;
 use host::syslog;
 use netlink::{Protocol, Socket, link};
 use plugin::liveness::{HostLink, host_link};
@@ -31,7 +32,7 @@ fn remove_abandoned() -> netlink::Result<()> {
             break;
         }
         let Some(mark) = Mark::of(&ifb) else { continue };
-        let (Some(end), Some(identity)) = (mark.end, mark.identity_bytes()) else { continue };
+        let (Some(end), Some(identity)) = (mark.end, read_identity(mark.text)) else { continue };
         if link::by_index(&mut socket, end)?.is_some() || host_link(&identity) != HostLink::Missing {
             continue;
         }

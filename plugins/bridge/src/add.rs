@@ -77,7 +77,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     if plan.ipam.is_some() {
         // A pod of IPv4 addresses need not wait for its link-local one.
         if has_v6 {
-            pod::settle(&netns, &mut pod, &veth)?;
+            pod::settle(&netns, &mut pod, &veth, &plan)?;
         }
         if plan.announce {
             let settings = pod_v6.as_ref().filter(|_| has_v6);
@@ -153,6 +153,34 @@ fn gateway_link(
     }
 }
 
+/// Where the pod is connected.
+type Connected = (Bridge, Option<GatewayLink>, Veth);
+
+/// Makes the pair on a bridge that has all it needs, as mostly, beside other calls that do the same: while they wait for
+/// the kernel's own lock, none of them keeps the others waiting. `None`: something is missing, and nothing was done.
+fn connect_to_ready(
+    host: &mut Socket,
+    plan: &Plan,
+    attachment: &Attachment,
+    netns: &NetNs,
+    gateways: &[Cidr],
+    mtu: Option<u32>,
+    undo: &mut Undo<'_>,
+) -> Result<Option<Connected>, Error> {
+    if !gateways.is_empty() && plan.vlans.access.is_some() {
+        return Ok(None);
+    }
+    let _lock = lock::beside_others()?;
+    let Some(bridge) = bridge::ready(host, plan, mtu)? else { return Ok(None) };
+    if !gateway::are_there(host, &bridge, gateways)? {
+        return Ok(None);
+    }
+    let gateway_link = gateway_link(host, plan, &bridge, gateways, mtu, undo)?;
+    plugin::step()?;
+    let veth = veth::create(host, attachment, &bridge, netns, plan.mac, mtu, undo)?;
+    Ok(veth.map(|veth| (bridge, gateway_link, veth)))
+}
+
 /// Makes the bridge with its gateways, and the pair on it.
 fn connect(
     host: &mut Socket,
@@ -162,7 +190,10 @@ fn connect(
     gateways: &[Cidr],
     mtu: Option<u32>,
     undo: &mut Undo<'_>,
-) -> Result<(Bridge, Option<GatewayLink>, Veth), Error> {
+) -> Result<Connected, Error> {
+    if let Some(done) = connect_to_ready(host, plan, attachment, netns, gateways, mtu, undo)? {
+        return Ok(done);
+    }
     // Other programs know nothing of the lock and may delete the bridge that was just seen.
     let _lock = lock::bridges()?;
     for _ in 0..BRIDGE_TRIES {

@@ -59,6 +59,17 @@ pub(crate) fn ensure(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, undo: &
     }
 }
 
+/// The bridge if it is as the plan wants it. Nothing is changed.
+pub(crate) fn ready(socket: &mut Socket, plan: &Plan, mtu: Option<u32>) -> Result<Option<Bridge>, Error> {
+    let Some(link) = get(socket, &plan.bridge)? else { return Ok(None) };
+    refuse_foreign(plan, mtu, &link)?;
+    let is_ready = link.is_up()
+        && (!plan.vlans.filtering || link.bridge.unwrap_or_default().vlan_filtering)
+        && mtu.is_none_or(|mtu| mtu == link.mtu)
+        && (!plan.promiscuous || link.is_promiscuous());
+    Ok(is_ready.then(|| describe(plan, &link)))
+}
+
 /// The bridge as it is; an error if a link of another kind has its name.
 pub(crate) fn get(socket: &mut Socket, name: &str) -> Result<Option<Link>, Error> {
     let link = link::by_name(socket, name).map_err(|e| failed(name, &e))?;
@@ -85,17 +96,20 @@ fn create(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, undo: &mut Undo<'_
     // cuts the pods' connections until their neighbour entries age.
     let mac = host::mac::random().map_err(|e| Error::internal(format!("failed to create bridge \"{name}\": {e}")))?;
     let new = NewBridge { name, mac, mtu, vlan_filtering: plan.vlans.filtering };
-    match link::create_bridge(socket, &new) {
+    let created = link::create_bridge(socket, &new);
+    match &created {
         // Another program was quicker.
         Err(error) if error.is(Errno::EEXIST) => {
-            let link = get(socket, name)?.ok_or_else(|| failed(name, &error))?;
+            let link = get(socket, name)?.ok_or_else(|| failed(name, error))?;
             return reconcile(socket, plan, mtu, &link);
         }
         Err(error) if plan.vlans.filtering && error.is(Errno::EOPNOTSUPP) => return Err(no_filtering(name)),
-        result => result.map_err(|e| failed(name, &e))?,
+        // Also where it was not certainly refused: an answer that gets lost says nothing.
+        _ => {}
     }
     let undone = name.clone();
     undo.push("removing the bridge", move || remove(&undone, mac));
+    created.map_err(|e| failed(name, &e))?;
     let made = get(socket, name)?.ok_or_else(|| failed(name, &Errno::ENODEV.into()))?;
     let mut request = Request::new();
     link::push_alias(&mut request, made.index, &format!("{MARK} {name}"));
@@ -168,14 +182,19 @@ fn reconcile(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, link: &Link) ->
     if !link.is_up() {
         link::set_up(socket, link.index).map_err(|e| failed(name, &e))?;
     }
-    Ok(Bridge {
+    Ok(describe(plan, link))
+}
+
+fn describe(plan: &Plan, link: &Link) -> Bridge {
+    let state = link.bridge.unwrap_or_default();
+    Bridge {
         index: link.index,
-        name: name.clone(),
+        name: plan.bridge.clone(),
         mac: link.mac,
         is_ours: is_ours(link),
         default_vlan: state.default_vlan,
         stp: state.stp,
-    })
+    }
 }
 
 /// The host must not take addresses or routes from what a pod announces on this link, whoever made it.

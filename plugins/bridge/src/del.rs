@@ -156,11 +156,10 @@ fn known_addresses(attachment: &Attachment, previous: Option<&AddResult>, of_lin
 }
 
 fn remove_rules(attachment: &Attachment, addresses: &[IpAddr], errors: &mut Vec<Error>) -> Option<Nft> {
-    let mut nft = match Nft::open() {
-        Ok(nft) => nft,
-        Err(error) if ruleset::is_unsupported(&error) => return None,
+    let mut nft = match ruleset::open() {
+        Ok(nft) => nft?,
         Err(error) => {
-            errors.push(Error::internal(format!("failed to open nf_tables: {error}")));
+            errors.push(error);
             return None;
         }
     };

@@ -56,6 +56,18 @@ pub(crate) fn ensure(
     forward(socket, wanted)
 }
 
+/// Whether the bridge has all of these gateways, and the host forwards for them. Nothing is changed.
+pub(crate) fn are_there(socket: &mut Socket, bridge: &Bridge, wanted: &[Cidr]) -> Result<bool, Error> {
+    if wanted.is_empty() {
+        return Ok(true);
+    }
+    let present = present(socket, bridge.index, &bridge.name)?;
+    let forwards = |socket: &mut Socket, v6: bool| {
+        wanted.iter().all(|w| w.is_ipv4() == v6) || netconf::is_forwarding(socket, v6) == Ok(true)
+    };
+    Ok(missing(&present, wanted).is_empty() && forwards(socket, false) && forwards(socket, true))
+}
+
 fn present(socket: &mut Socket, index: u32, name: &str) -> Result<Vec<Address>, Error> {
     addr::list(socket, index).map_err(|e| Error::internal(format!("failed to list the addresses of \"{name}\": {e}")))
 }
@@ -135,11 +147,11 @@ fn add(
     (cidr, replaced): (Cidr, bool),
     undo: &mut Undo<'_>,
 ) -> Result<(), Error> {
-    match addr::add(socket, index, cidr.addr(), cidr.prefix(), Dad::Skip) {
-        Ok(()) => {}
-        Err(error) if error.is(Errno::EEXIST) => return Ok(()),
-        Err(error) => return Err(Error::internal(format!("failed to set bridge addr: {cidr} on \"{name}\": {error}"))),
+    let added = addr::add(socket, index, cidr.addr(), cidr.prefix(), Dad::Skip);
+    if added.as_ref().is_err_and(|error| error.is(Errno::EEXIST)) {
+        return Ok(());
     }
+    // Also where it was not certainly refused: an answer that gets lost says nothing.
     let bridge = bridge.index;
     undo.push("removing the gateway address", move || -> Result<(), Error> {
         let failed = |e: netlink::Error| Error::internal(e.to_string());
@@ -155,7 +167,7 @@ fn add(
             _ => Ok(()),
         }
     });
-    Ok(())
+    added.map_err(|error| Error::internal(format!("failed to set bridge addr: {cidr} on \"{name}\": {error}")))
 }
 
 /// Which setting lets the host forward packets of a family.

@@ -3,19 +3,25 @@
 //! Chains are made by one `iptables-restore --noflush` for each family. They are removed without a program where
 //! iptables keeps its rules in nf_tables; where it keeps them in x_tables, by one `iptables-restore` again.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use cni::attachment::sha512_hex;
 use cni::{Attachment, Cidr, Error};
 use host::undo::Undo;
-use netlink::nft::{Batch, Family, Nft};
+use netlink::nft::{Batch, Expression, Family, Nft, Rule};
+use plugin::gc::Valid;
 use ruleset::iptables::{self, save, uses_xtables};
 
 const TABLE: &str = "nat";
 
 /// The reference's chain: shared by all interfaces that a container has in a network.
 pub(crate) fn chain(attachment: &Attachment) -> String {
-    format!("CNI-{}", sha512_hex(&format!("{}{}", attachment.network, attachment.container_id), 24))
+    chain_of(&attachment.network, &attachment.container_id)
+}
+
+fn chain_of(network: &str, container_id: &str) -> String {
+    format!("CNI-{}", sha512_hex(&format!("{network}{container_id}"), 24))
 }
 
 /// Masquerades what the addresses send out of their subnets.
@@ -28,8 +34,9 @@ pub(crate) fn install(attachment: &Attachment, addresses: &[Cidr], undo: &mut Un
         let is_there = has_chain(family, attachment)?;
         let owner = attachment.clone();
         let ips: Vec<IpAddr> = of_family.iter().map(Cidr::addr).collect();
-        restore_rules(family, &addition(attachment, &of_family, is_there))?;
+        // Before it is done: a program whose end could not be waited for may have done it.
         undo.push("removing the iptables rules", move || remove(&owner, &ips));
+        restore_rules(family, &addition(attachment, &of_family, is_there))?;
     }
     Ok(())
 }
@@ -49,9 +56,15 @@ pub(crate) fn is_installed(attachment: &Attachment, address: Cidr) -> Result<boo
         let source = ruleset::bytes(address.addr());
         Ok(rules.iter().any(|r| {
             r.chain == "POSTROUTING" && r.target().as_deref() == Some(&chain) && r.compared_values().contains(&source)
-        }) && rules.iter().filter(|r| r.chain == chain).count() >= 2)
+        }) && rules.iter().any(|r| r.chain == chain && is_masquerade(r)))
     };
     look().map_err(|e| Error::internal(format!("failed to read the iptables rules: {e}")))
+}
+
+/// Whether a rule ends in masquerading: by the target of x_tables, as iptables makes it, or by nf_tables' own, as nft does
+/// of it. (It makes nothing of the target for IPv6 but its counter.)
+fn is_masquerade(rule: &Rule) -> bool {
+    matches!(rule.steps().last(), Some(Expression::Other(name)) if ["target", "masq"].contains(&name.as_str()))
 }
 
 /// Removes the attachment's rules: those of these addresses, or all of the container's in the network if none is known.
@@ -105,16 +118,87 @@ pub(crate) fn remove_from_xtables(attachment: &Attachment, addresses: &[IpAddr])
         // Without the programs on this host nobody of it (the reference, this plugin) can have made any.
         let Some(saved) = save(family, TABLE)? else { continue };
         if let Some(script) = removal(&saved, &chain(attachment), addresses) {
-            restore_rules(family, &script)?;
+            iptables::restore_xtables(family, &script)?;
         }
     }
     Ok(())
 }
 
-/// Whether the program that the iptables backend needs is there.
-pub(crate) fn ensure_usable(family: Family) -> Result<(), Error> {
-    iptables::ensure_usable(family)
-        .map_err(|e| Error::new(cni::code::NOT_AVAILABLE, format!("ipMasqBackend \"iptables\": {e}")))
+/// Adds to a transaction what removes the chains of containers of which no attachment is alive, and returns these.
+pub(crate) fn push_stale_removal(nft: &mut Nft, batch: &mut Batch, valid: &Valid) -> netlink::Result<BTreeSet<String>> {
+    let mut containers = BTreeSet::new();
+    for family in [Family::Ip, Family::Ip6] {
+        let mut chains = BTreeSet::new();
+        for rule in nft.rules(family, TABLE, Some("POSTROUTING"))? {
+            let text = String::from_utf8_lossy(&rule.expressions);
+            let chain = rule.target().unwrap_or_default();
+            if let Some(container) = stale_container(&text, &chain, valid) {
+                batch.delete_rule(family, TABLE, "POSTROUTING", rule.handle);
+                chains.insert(chain);
+                containers.insert(container);
+            }
+        }
+        for chain in chains {
+            batch.delete_chain(family, TABLE, &chain);
+        }
+    }
+    Ok(containers)
+}
+
+/// The same on hosts whose iptables keeps its rules in x_tables.
+pub(crate) fn remove_stale_from_xtables(valid: &Valid) -> Result<(), Error> {
+    for family in [Family::Ip, Family::Ip6] {
+        if !uses_xtables(family, TABLE) {
+            continue;
+        }
+        let Some(saved) = save(family, TABLE)? else { continue };
+        let (script, containers) = stale_removal(&saved, valid);
+        if !containers.is_empty() {
+            iptables::restore_xtables(family, &script)?;
+            tell(&containers);
+        }
+    }
+    Ok(())
+}
+
+fn stale_removal(saved: &str, valid: &Valid) -> (String, BTreeSet<String>) {
+    let (mut containers, mut chains, mut lines) = (BTreeSet::new(), BTreeSet::new(), vec![format!("*{TABLE}")]);
+    for line in saved.lines().filter(|l| l.starts_with("-A POSTROUTING ")) {
+        let chain = line.rsplit_once(" -j ").map(|(_, chain)| chain).unwrap_or_default();
+        if let Some(container) = stale_container(line, chain, valid) {
+            lines.push(line.replacen("-A ", "-D ", 1));
+            chains.insert(chain);
+            containers.insert(container);
+        }
+    }
+    lines.extend(chains.into_iter().flat_map(|chain| [format!("-F {chain}"), format!("-X {chain}")]));
+    lines.push("COMMIT\n".to_owned());
+    (lines.join("\n"), containers)
+}
+
+/// The container whose masquerading a rule leads to, if no attachment of it to this network is alive. Comment and name of
+/// the chain have to say the same.
+fn stale_container(rule: &str, chain: &str, valid: &Valid) -> Option<String> {
+    let (network, id, _) = iptables::owner(rule, "name: ")?;
+    let is_stale = network == valid.network() && chain == chain_of(network, id) && !valid.has_container(id);
+    is_stale.then(|| id.to_owned())
+}
+
+/// Whether an interface was still up cannot be known: nothing but the rules may be left.
+pub(crate) fn tell(containers: &BTreeSet<String>) {
+    for container in containers {
+        host::syslog::warn(
+            "bridge",
+            format_args!("GC removes the iptables rules that masquerade container {container}"),
+        );
+    }
+}
+
+/// Whether the programs that the iptables backend needs are there. Errors: code 50.
+pub(crate) fn ensure_installed(family: Family) -> Result<(), Error> {
+    let error =
+        |e: Error| e.context("ipMasqBackend \"iptables\"").with_details("install iptables, or leave ipMasqBackend out");
+    iptables::ensure_installed(family).map_err(error)
 }
 
 fn restore_rules(family: Family, script: &str) -> Result<(), Error> {

@@ -92,7 +92,7 @@ pub(crate) fn set_up(pod: &mut Socket, veth: &Veth) -> Result<(), Error> {
 
 /// Waits until no address is tentative: those that duplicate address detection looks at (`enabledad`), and the
 /// link-local one, which the kernel settles a moment after the link came up.
-pub(crate) fn settle(netns: &NetNs, pod: &mut Socket, veth: &Veth) -> Result<(), Error> {
+pub(crate) fn settle(netns: &NetNs, pod: &mut Socket, veth: &Veth, plan: &Plan) -> Result<(), Error> {
     let failed = |e: netlink::Error| Error::internal(format!("failed to settle addresses: {e}"));
     let is_settled = || -> Result<Option<()>, Error> {
         let addresses = addr::list_v6(pod, veth.pod).map_err(failed)?;
@@ -108,7 +108,15 @@ pub(crate) fn settle(netns: &NetNs, pod: &mut Socket, veth: &Veth) -> Result<(),
         Ok((!addresses.iter().any(addr::Address::is_tentative)).then_some(()))
     };
     let open = || netns.enter(Monitor::v6_addresses).map_err(|e| Error::internal(e.to_string()))?.map_err(failed);
-    wait::until(DAD_PATIENCE, open, failed, is_settled)?.ok_or_else(|| {
+    let settled = wait::until(DAD_PATIENCE, open, failed, is_settled)?;
+    if settled.is_none() && !plan.detect_duplicates {
+        // The pod's own addresses were never tentative.
+        let text =
+            format!("the pod's link-local address is still tentative after {DAD_PATIENCE:?}: the kernel is busy");
+        host::syslog::notice("bridge", &text);
+        return Ok(());
+    }
+    settled.ok_or_else(|| {
         Error::new(cni::code::TRY_AGAIN, format!("failed to settle addresses: still tentative after {DAD_PATIENCE:?}"))
             .with_details(
                 "duplicate address detection has not ended; see dad_transmits and retrans_time_ms of the link",

@@ -60,6 +60,7 @@ pub(crate) fn set_up(socket: &mut Socket, veth: &Veth) -> Result<(), Error> {
 /// Waits until the port carries the pod's packets.
 pub(crate) fn wait_until_forwarding(socket: &mut Socket, veth: &Veth, bridge: &Bridge) -> Result<(), Error> {
     let failed = |e: netlink::Error| Error::internal(format!("failed to look at \"{}\": {e}", veth.host_name));
+    let mut is_learning = false;
     let is_ready = || -> Result<Option<()>, Error> {
         let link = link::by_index(socket, veth.host).map_err(failed)?;
         let Some(link) = link else {
@@ -67,6 +68,7 @@ pub(crate) fn wait_until_forwarding(socket: &mut Socket, veth: &Veth, bridge: &B
         };
         // With the spanning tree protocol a port listens and learns for half a minute first; that is its operator's wish.
         let forwards = bridge.stp || link.port.is_some_and(|p| p.forwarding);
+        is_learning = link.port.is_some_and(|p| !p.forwarding);
         Ok((link.is_operational && forwards).then_some(()))
     };
     wait::until(PATIENCE, || Monitor::links().map_err(failed), failed, is_ready)?.ok_or_else(|| {
@@ -75,5 +77,13 @@ pub(crate) fn wait_until_forwarding(socket: &mut Socket, veth: &Veth, bridge: &B
             format!("bridge port in error state: \"{}\" does not forward after {PATIENCE:?}", veth.host_name),
         )
         .with_details(format!("see `bridge -d link show dev {}`: is \"{}\" up?", veth.host_name, bridge.name))
-    })
+    })?;
+    if is_learning {
+        let text = format!(
+            "\"{}\" has the spanning tree protocol on: the pod's packets pass only after twice its forward delay",
+            bridge.name
+        );
+        host::syslog::notice("bridge", &text);
+    }
+    Ok(())
 }

@@ -1,11 +1,13 @@
 //! What the reference's `bridge` leaves in the ruleset for its pods: after an upgrade in place our DEL removes it.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use cni::Attachment;
 use cni::attachment::sha512_hex;
 use netlink::Result;
 use netlink::nft::{Batch, Family, Nft};
+use plugin::gc::Valid;
 
 use crate::iptables;
 
@@ -27,6 +29,20 @@ pub(crate) fn push_removal(
     }
     push_spoof_removal(nft, batch, attachment)?;
     iptables::push_removal(nft, batch, attachment, addresses)
+}
+
+/// Adds to a transaction what removes the nftables rules by which the reference masquerades stale attachments. Its spoof
+/// filters do not say of which network they are, and stay.
+pub(crate) fn push_stale_removal(nft: &mut Nft, batch: &mut Batch, valid: &Valid) -> Result<()> {
+    let of_network = format!("{}-", sha512_hex(valid.network(), 16));
+    let alive: HashSet<String> = valid.list().iter().map(masquerade_id).collect();
+    for rule in nft.rules(Family::Inet, MASQUERADE_TABLE, Some(MASQUERADE_CHAIN))? {
+        let id = rule.comment.as_deref().and_then(|comment| comment.split(',').next());
+        if id.is_some_and(|id| id.starts_with(&of_network) && !alive.contains(id)) {
+            batch.delete_rule(Family::Inet, MASQUERADE_TABLE, MASQUERADE_CHAIN, rule.handle);
+        }
+    }
+    Ok(())
 }
 
 /// Whether the reference's nftables rules masquerade this attachment.

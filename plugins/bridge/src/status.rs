@@ -31,13 +31,13 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
     }
     if let Some(families) = by_program {
         // IPv4's is needed in any case but one; IPv6's only by pods that have an IPv6 address.
-        iptables::ensure_usable(if families.v4 { Family::Ip } else { Family::Ip6 })?;
+        iptables::ensure_installed(if families.v4 { Family::Ip } else { Family::Ip6 })?;
     }
     match &plan.ipam {
         // Missing or failing: pods cannot start.
         Some(ipam) => {
             delegate::find(ipam, &call.env.path).map_err(plugin::unavailable)?;
-            delegate::run(call, ipam, "STATUS", &[])
+            delegate::if_known(delegate::run(call, ipam, "STATUS", &[]))
         }
         None => Ok(()),
     }

@@ -82,8 +82,8 @@ pub(crate) fn create(
             peer_netns: Some(netns.as_fd()),
             mtu,
         };
-        match link::create_veth(socket, &new) {
-            Ok(()) => {}
+        let created = link::create_veth(socket, &new);
+        match created {
             // One of the two names: if it is the host's, somebody else's link has it and the next name will do.
             Err(error) if link::is_taken(&error) => {
                 if link::by_name(socket, &host_name).map_err(failed)?.is_some() {
@@ -91,12 +91,8 @@ pub(crate) fn create(
                 }
                 return Err(taken(ifname));
             }
-            Err(error) => {
-                return match link::by_index(socket, bridge.index).map_err(failed)? {
-                    Some(_) => Err(failed(error)),
-                    None => Ok(None),
-                };
-            }
+            // Also where it was not certainly refused: an answer that gets lost says nothing.
+            _ => {}
         }
         let host_mac = attachment.host_mac();
         let undone = host_name.clone();
@@ -107,6 +103,12 @@ pub(crate) fn create(
                 None => Ok(()),
             }
         });
+        if let Err(error) = created {
+            return match link::by_index(socket, bridge.index).map_err(failed)? {
+                Some(_) => Err(failed(error)),
+                None => Ok(None),
+            };
+        }
         let link = made(socket, &host_name, host_mac).map_err(failed)?.ok_or_else(|| failed(Errno::ENODEV.into()))?;
         let pod = link.peer.ok_or_else(|| failed(Errno::ENODEV.into()))?;
         return Ok(Some(Veth { host: link.index, host_name, host_mac, pod, pod_mac }));
@@ -161,7 +163,12 @@ pub(crate) fn ensure_gateway_port(
         peer_netns: None,
         mtu,
     };
-    link::create_veth(socket, &new).map_err(failed)?;
+    let created = link::create_veth(socket, &new);
+    if let Err(error) = &created
+        && link::is_taken(error)
+    {
+        return Err(failed(error.clone()));
+    }
     let (undone, host_mac, on) = (port_name.clone(), port.host_mac(), bridge.index);
     undo.push("removing the gateway port", move || -> Result<(), Error> {
         let failed = |e: netlink::Error| Error::internal(e.to_string());
@@ -175,6 +182,7 @@ pub(crate) fn ensure_gateway_port(
             _ => Ok(()),
         }
     });
+    created.map_err(failed)?;
     let end = made(socket, &port_name, host_mac).map_err(failed)?.ok_or_else(|| failed(Errno::ENODEV.into()))?;
     let index = end.index;
     let default = VlanRange::access(bridge.default_vlan);

@@ -7,6 +7,7 @@ mod config;
 mod dbus;
 mod del;
 mod firewalld;
+mod forgotten;
 mod forward;
 mod gc;
 mod ingress;

@@ -62,10 +62,10 @@ impl Waiting<'_> {
 pub(crate) fn remove(gone: &Gone<'_>) -> Result<Vec<Found>, Error> {
     let mut errors = Vec::new();
     let mut removed = Vec::new();
-    let mut nft = match Nft::open() {
-        Err(error) if ruleset::is_unsupported(&error) => None,
-        nft => Some(nft.map_err(|e| Error::internal(format!("failed to open nf_tables: {e}")))?),
-    };
+    let mut nft = ruleset::open().unwrap_or_else(|error| {
+        errors.push(error);
+        None
+    });
     // Our element says that we have let it in: what the reference made for the address is another pod's.
     let is_ours = |nft: &mut Nft, address: IpAddr| {
         let element = pods::element(pods::PODS, address);

@@ -1,5 +1,7 @@
 //! STATUS: whether an ADD could work now, as far as that can be known without doing anything.
 
+use std::fmt::Display;
+
 use cni::{Call, Error, code};
 use netlink::nft::{Family, Nft};
 
@@ -9,12 +11,15 @@ use crate::{add, forward, iptables};
 pub(crate) fn status(call: &Call) -> Result<(), Error> {
     let settings = Settings::new(call).map_err(|e| with_code(code::NOT_AVAILABLE, e))?;
     let needs_nf_tables = settings.policy != Policy::Open || settings.backend == Backend::Nftables;
-    let mut nft = add::open().map_err(|e| with_code(code::NOT_AVAILABLE, e))?;
+    let refused = |error: &dyn Display| {
+        Error::new(code::NOT_AVAILABLE, format!("pods are let in by nf_tables, which the kernel refuses: {error}"))
+            .with_details("load the module nf_tables")
+    };
+    let mut nft = add::open().map_err(|e| refused(&e.msg))?;
     if let Err(error) = nft.generation()
         && needs_nf_tables
     {
-        return Err(Error::new(code::NOT_AVAILABLE, format!("the kernel refuses nf_tables: {error}"))
-            .with_details("load the module nf_tables"));
+        return Err(refused(&error));
     }
     can_let_in(&mut nft, &settings, Family::Ip).map_err(|e| with_code(code::NOT_AVAILABLE, e))?;
     // Most pods can still run, of IPv4 alone: a runtime takes any error here for a node that is not ready.
@@ -29,7 +34,7 @@ fn can_let_in(nft: &mut Nft, settings: &Settings, family: Family) -> Result<(), 
     if let Some(firewalld) = &mut needs.firewalld {
         firewalld.check_zone(&settings.zone)?;
     }
-    needs.places(nft).into_iter().try_for_each(|(family, place)| iptables::is_usable(family, place))
+    needs.places(nft).into_iter().try_for_each(|(family, place)| iptables::ensure_installed(family, place))
 }
 
 /// The same error, as an answer to STATUS.

@@ -82,9 +82,9 @@ impl Delegate {
         delegate::run_with(call, self.plugin(), verb, env, &self.to_json())
     }
 
-    /// The same for a verb that not all plugins have: code 4 is how they say so.
+    /// The same for a verb that not all plugins have.
     pub(crate) fn run_if_known(&self, call: &Call, verb: &str) -> Result<(), Error> {
-        self.run(call, verb, &[]).or_else(|e| if e.code == code::INVALID_ENVIRONMENT { Ok(()) } else { Err(e) })
+        delegate::if_known(self.run(call, verb, &[]))
     }
 }
 

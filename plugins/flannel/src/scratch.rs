@@ -121,6 +121,8 @@ impl Scratch {
     /// network, and goes with the last one.
     pub(crate) fn remove(&self, attachment: &Attachment) -> Result<(), Error> {
         let own = fs::read(self.path(attachment)).ok();
+        // Of an ADD that was killed; nobody looks for what is in it.
+        let _ = fs::remove_file(self.temporary(attachment));
         let path = self.references_path(attachment);
         let references = fs::read(&path);
         remove(&self.path(attachment))?;
@@ -194,8 +196,11 @@ impl Scratch {
     }
 
     fn replace(&self, attachment: &Attachment, path: &Path, contents: &[u8]) -> io::Result<()> {
-        let temporary = self.folder().join(format!("{TEMPORARY}{}", attachment.identity_hex()));
-        fsutil::replace(path, &temporary, contents, FILE_MODE)
+        fsutil::replace(path, &self.temporary(attachment), contents, FILE_MODE)
+    }
+
+    fn temporary(&self, attachment: &Attachment) -> PathBuf {
+        self.folder().join(format!("{TEMPORARY}{}", attachment.identity_hex()))
     }
 
     /// Whether somebody may ask for a file with these contents: it is a config of a delegate, or another network's.

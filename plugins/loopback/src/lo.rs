@@ -18,13 +18,13 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     let link = lo(&mut socket)?;
     let mut undo = Undo::new();
     if !link.is_up() {
-        link::set_up(&mut socket, link.index).map_err(|e| failed("set \"lo\" up", &e))?;
         let index = link.index;
         undo.push("setting \"lo\" down", move || match netns.enter(|| Socket::open(Protocol::Route)) {
             Ok(Ok(mut socket)) => link::set_down(&mut socket, index).map_err(|e| e.to_string()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(error) => Err(error.to_string()),
         });
+        link::set_up(&mut socket, link.index).map_err(|e| failed("set \"lo\" up", &e))?;
     }
     let addresses = addr::list(&mut socket, link.index).map_err(|e| failed("list the addresses of \"lo\"", &e))?;
     if let Some(foreign) = addresses.iter().find(|a| !a.ip.is_loopback()) {
@@ -41,12 +41,17 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
 }
 
 pub(crate) fn del(call: &Call) -> Result<(), Error> {
-    let Ok(netns) = NetNs::open(&call.env.netns) else {
+    let netns = match NetNs::open(&call.env.netns) {
+        Ok(netns) => netns,
         // No namespace, no loopback.
-        return Ok(());
+        Err(error) if error.is_gone() => return Ok(()),
+        Err(error) => {
+            host::syslog::warn("loopback", error);
+            return Ok(());
+        }
     };
     // A path may have become the host's: whose loopback stays up.
-    if NetNs::current().is_ok_and(|own| own.is(&netns)) {
+    if netns.is_own().map_err(|e| Error::internal(e.to_string()))? {
         return Ok(());
     }
     let mut socket = match netns.enter(|| Socket::open(Protocol::Route)) {

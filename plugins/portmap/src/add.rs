@@ -47,8 +47,8 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
             host = native::install(nft, &mut route, &request, &made)?;
         }
         Backend::Iptables => {
-            host = Host::look(&mut route).map_err(|e| failed("list the host's addresses", &e))?;
-            nft = self::nft()?;
+            host = Host::look(&mut route, &targets).map_err(|e| failed("list the host's addresses", &e))?;
+            nft = ruleset::open()?;
             if let Some(nft) = &mut nft {
                 holders::refuse_for_any(nft, &attachment, &targets)?;
                 native::make_way(nft, &mut route, &request, &plan)?;
@@ -72,19 +72,10 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     Ok(())
 }
 
-/// nf_tables, if the kernel has it.
-fn nft() -> Result<Option<Nft>, Error> {
-    match Nft::open() {
-        Ok(nft) => Ok(Some(nft)),
-        Err(error) if ruleset::is_unsupported(&error) => Ok(None),
-        Err(error) => Err(failed("open nf_tables", &error)),
-    }
-}
-
 /// Removes what an earlier ADD of the attachment published: there is nothing to publish any more. What is returned is
 /// to be closed last.
 fn forget(attachment: &Attachment) -> Result<(Option<Nft>, Option<Socket>), Error> {
-    let mut nft = nft()?;
+    let mut nft = ruleset::open()?;
     let ports = match &mut nft {
         Some(nft) => native::forget(nft, attachment)?,
         None => Vec::new(),

@@ -9,7 +9,6 @@ use std::net::IpAddr;
 use cni::{Call, Error};
 use netlink::nft::Nft;
 
-use crate::add::failed;
 use crate::config::{self, Plan, Protocol};
 use crate::native::UdpPorts;
 use crate::pod::Pod;
@@ -25,12 +24,7 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
     let mut errors = Vec::new();
 
     // Kept open to the end: closing it waits for what was removed.
-    let mut nft = match Nft::open() {
-        Ok(nft) => Some(nft),
-        // A kernel without nf_tables holds nothing of ours.
-        Err(error) if ruleset::is_unsupported(&error) => None,
-        Err(error) => return Err(failed("open nf_tables", &error)),
-    };
+    let mut nft = ruleset::open()?;
     let mut ports = UdpPorts::new();
     if let Some(nft) = &mut nft {
         let of_reference = RefCell::default();

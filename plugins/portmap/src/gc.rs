@@ -10,7 +10,6 @@ use netlink::{Protocol, Socket};
 use plugin::gc::Valid;
 use ruleset::Found;
 
-use crate::add::failed;
 use crate::native::{UdpPorts, owner};
 use crate::{flows, native, reference};
 
@@ -23,11 +22,10 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
         Some(ifname) => !valid.has(container, ifname),
     };
     let mut errors = Vec::new();
-    let mut nft = match Nft::open() {
-        Ok(nft) => Some(nft),
-        Err(error) if ruleset::is_unsupported(&error) => None,
-        Err(error) => return Err(failed("open nf_tables", &error)),
-    };
+    let mut nft = ruleset::open().unwrap_or_else(|error| {
+        errors.push(error);
+        None
+    });
     let mut ports = UdpPorts::new();
     if let Some(nft) = &mut nft {
         let is_stale = |comment: &str| valid.is_stale(comment);

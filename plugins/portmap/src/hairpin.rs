@@ -28,7 +28,6 @@ pub(crate) fn turn_on(
         push_port(&mut request, index, on, isolated);
         route.transact(&request, |_| ())
     };
-    set(route, link.index, true).map_err(|e| failed(&format!("set hairpin mode of \"{}\"", link.name), &e))?;
     let index = link.index;
     undo.push("setting hairpin mode off", move || {
         let mut route = Socket::open(netlink::Protocol::Route)?;
@@ -37,7 +36,7 @@ pub(crate) fn turn_on(
             None => Ok(()),
         }
     });
-    Ok(())
+    set(route, link.index, true).map_err(|e| failed(&format!("set hairpin mode of \"{}\"", link.name), &e))
 }
 
 /// The name of the pod's host link, if it is needed there and off.

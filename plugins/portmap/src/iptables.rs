@@ -120,9 +120,10 @@ pub(crate) fn missing(attachment: &Attachment, target: &Target<'_>) -> Result<Op
     Ok(first_missing(attachment, target, &saved))
 }
 
-/// Whether the program that makes the rules is there, and works.
-pub(crate) fn is_usable(family: Family) -> Result<(), Error> {
-    save(family).map(drop)
+/// Whether the programs that make the rules are there. Errors: code 50.
+pub(crate) fn ensure_installed(family: Family) -> Result<(), Error> {
+    let error = |e: Error| e.context("backend \"iptables\"").with_details("install iptables, or leave backend out");
+    ruleset::iptables::ensure_installed(family).map_err(error)
 }
 
 fn lock() -> Result<Lock, Error> {
@@ -143,6 +144,9 @@ fn restore(family: Family, script: &str) -> Result<(), Error> {
 }
 
 fn with_hint(error: Error) -> Error {
+    if !error.details.is_empty() {
+        return error;
+    }
     error.with_details("backend \"nftables\" (the default) needs no program")
 }
 

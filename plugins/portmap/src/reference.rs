@@ -204,18 +204,7 @@ fn owner_of<'t>(text: &'t str, network: &str) -> Option<(&'t str, Option<&'t str
 
 /// Network, container id, and the interface's name if it is there, in the comment of an entry rule.
 pub(crate) fn owner(text: &str) -> Option<(&str, &str, Option<&str>)> {
-    let (_, rest) = text.split_once("dnat name: ")?;
-    let (name, rest) = quoted(rest)?;
-    let (id, rest) = quoted(rest.strip_prefix(" id: ")?)?;
-    let ifname = rest.strip_prefix(" if: ").and_then(quoted).map(|(ifname, _)| ifname);
-    Some((name, id, ifname))
-}
-
-/// A quoted word, and what follows it: `iptables-save` escapes the quotes, the kernel has them plain.
-fn quoted(text: &str) -> Option<(&str, &str)> {
-    let text = text.strip_prefix('\\').unwrap_or(text).strip_prefix('"')?;
-    let (word, rest) = text.split_once('"')?;
-    Some((word.strip_suffix('\\').unwrap_or(word), rest))
+    ruleset::iptables::owner(text, "dnat name: ")
 }
 
 /// Removes the attachment's chains from x_tables, on hosts whose iptables keeps its rules there; the UDP ports that they

@@ -14,6 +14,6 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
                 .with_details("load the module nf_tables, or set backend to \"iptables\"")
         }),
         // IPv6's is needed only by pods that have an IPv6 address.
-        Backend::Iptables => iptables::is_usable(Family::Ip).map_err(plugin::unavailable),
+        Backend::Iptables => iptables::ensure_installed(Family::Ip),
     }
 }

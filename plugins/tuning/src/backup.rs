@@ -59,7 +59,8 @@ pub(crate) struct Record {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LinkId {
     ifindex: u32,
-    /// Of its namespace; indices are unique in one only. `None` before Linux 5.14.
+    /// Of its namespace; indices are unique in one only. `None` before Linux 5.14, or where there was no descriptor left
+    /// to ask by.
     netns_cookie: Option<u64>,
     /// Cookies are unique in one boot only.
     boot_id: Option<String>,
@@ -113,9 +114,15 @@ impl Record {
         &self.netns
     }
 
-    /// Whether it is of this link.
+    /// Whether it is of this link. What one of the two does not know tells them no more apart than the attachment does,
+    /// which is the same.
     pub(crate) fn is_of(&self, link: &LinkId) -> bool {
-        self.link == *link
+        fn agree<T: PartialEq>(one: Option<&T>, other: Option<&T>) -> bool {
+            one.zip(other).is_none_or(|(one, other)| one == other)
+        }
+        self.link.ifindex == link.ifindex
+            && agree(self.link.netns_cookie.as_ref(), link.netns_cookie.as_ref())
+            && agree(self.link.boot_id.as_ref(), link.boot_id.as_ref())
     }
 }
 

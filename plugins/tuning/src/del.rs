@@ -37,11 +37,17 @@ fn restore(call: &Call, attachment: &Attachment, found: &Found) -> Vec<String> {
     if found.is_nothing() {
         return Vec::new();
     }
-    // Gone, or never given.
-    let Ok(netns) = NetNs::open(&call.env.netns) else { return Vec::new() };
+    let netns = match NetNs::open(&call.env.netns) {
+        Ok(netns) => netns,
+        // Gone, or never given.
+        Err(error) if error.is_gone() => return Vec::new(),
+        Err(error) => return vec![error.to_string()],
+    };
     // Paths are reused: the host's own links are nobody's interfaces.
-    if !call.env.netns_override && NetNs::current().map_or(true, |own| own.is(&netns)) {
-        return Vec::new();
+    match netns.is_own() {
+        Ok(is_own) if !is_own || call.env.netns_override => {}
+        Ok(_) => return Vec::new(),
+        Err(error) => return vec![error.to_string()],
     }
     let previous = call.prev_result().ok().flatten();
     let pod = Pod { netns: &netns, attachment, result: previous.as_ref() };

@@ -18,7 +18,7 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     let records = store
         .records()
         .map_err(|e| Error::internal(format!("failed to read the backups in {}: {e}", store.folder().display())))?;
-    let mut result = Ok(());
+    let mut errors = Vec::new();
     for record in records {
         let attachment = record.attachment();
         if attachment.network != call.network || valid.has(&attachment.container_id, &attachment.ifname) {
@@ -32,13 +32,13 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
             );
         }
         if let Err(error) = store.remove(&attachment) {
-            result = Err(Error::internal(format!("failed to remove the backup {error}")));
+            errors.push(Error::internal(format!("failed to remove the backup {error}")));
         }
     }
     if let Err(error) = store.remove_abandoned() {
-        result = Err(Error::internal(format!("failed to remove an unfinished backup {error}")));
+        errors.push(Error::internal(format!("failed to remove an unfinished backup {error}")));
     }
-    result
+    Error::first_of(errors)
 }
 
 /// It may mean that two runtimes share a network and one does not know the other's pods.

@@ -10,16 +10,10 @@ use ruleset::spoof::{ALLOWED, allowed};
 /// Allows the attachment's port the address `to` in the place of `from`, in one transaction. Where `from` is not
 /// allowed to it in the first place, nothing filters the pod, or somebody else's rules do: nothing is changed.
 pub(crate) fn follow(attachment: &Attachment, from: Mac, to: Mac) -> Result<(), Error> {
-    let mut nft = match Nft::open() {
-        Err(error) if ruleset::is_unsupported(&error) => return Ok(()),
-        nft => nft.map_err(|e| Error::internal(format!("failed to open nf_tables: {e}")))?,
-    };
+    // A kernel without nf_tables filters nothing.
+    let Some(mut nft) = ruleset::open()? else { return Ok(()) };
     ruleset::transaction("changing the spoof filter", || {
-        let generation = match nft.generation() {
-            // A kernel without nf_tables filters nothing.
-            Err(error) if ruleset::is_unsupported(&error) => return Ok(()),
-            generation => generation?,
-        };
+        let generation = nft.generation()?;
         let Some((port, element)) = find(&mut nft, attachment, from)? else { return Ok(()) };
         let mut batch = Batch::if_generation(generation);
         batch.delete_element(Family::Bridge, TABLE, ALLOWED, &element.key);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tests::{
-    Host, Place, Pod, case,
+    Host, Place, case,
     chained::{Chain, Suite, attributes, bandwidth, bridge, everything, firewall, portmap, tuning},
     config::with,
     host::NETNS_DIR,
@@ -26,19 +26,10 @@ fn removed(plugins: Vec<Value>, without_result: bool, without_namespace: bool) {
     let pod = host.named_pod();
     let result = chain.by(Suite::Reference).add(&pod);
     let result = if without_result { Value::Null } else { result };
-    let pod = if without_namespace { ended(&host, pod) } else { pod };
+    let pod = if without_namespace { host.end(pod) } else { pod };
     chain.del(&pod, &result);
     host.unmount(&pod.path);
     host.assert_as(&before);
-}
-
-/// The same pod after its namespace has ended.
-fn ended(host: &Host, pod: Pod) -> Pod {
-    let (id, ifname, path) = (pod.id.clone(), pod.ifname.clone(), pod.path.clone());
-    host.unmount(&path);
-    drop(pod);
-    host.wait_for_ports(1);
-    Pod { id, ifname, path, ns: tests::NetNs::new() }
 }
 
 /// Of the first plugin only what the others need.
@@ -73,8 +64,10 @@ fn portmap_is_removed_without_the_ports() {
 #[test]
 fn firewall_is_removed() {
     case(|| {
-        removed(behind_bridge(firewall()), false, false);
-        removed(behind_bridge(firewall()), false, true);
+        for without_result in [false, true] {
+            removed(behind_bridge(firewall()), without_result, false);
+            removed(behind_bridge(firewall()), without_result, true);
+        }
     });
 }
 
@@ -119,12 +112,12 @@ fn bandwidth_is_removed() {
 
 #[test]
 fn the_whole_chain_is_removed() {
-    case(|| removed(everything(), false, false));
+    case(|| [false, true].into_iter().for_each(|without_result| removed(everything(), without_result, false)));
 }
 
 #[test]
 fn the_whole_chain_is_removed_without_the_namespace() {
-    case(|| removed(everything(), false, true));
+    case(|| [false, true].into_iter().for_each(|without_result| removed(everything(), without_result, true)));
 }
 
 /// Both suites' pods on one node: each DEL takes its own, whoever made the other.

@@ -338,6 +338,21 @@ fn our_own_files_that_are_none_are_done_without() {
 }
 
 #[test]
+fn a_good_index_elsewhere_is_not_written() {
+    case(|| {
+        only_ours();
+        let (host, config) = (with_an_outside(), network());
+        let elsewhere = "/run/test/index";
+        host.run(&format!("mv {OWN}/index {elsewhere}"));
+        host.enter(|| symlink(elsewhere, format!("{OWN}/index")).unwrap());
+        let before = host.enter(|| std::fs::read(elsewhere).unwrap());
+        call(&host, "c2", &config).add().ok();
+        call(&host, "c1", &config).del().ok();
+        assert_eq!(host.enter(|| std::fs::read(elsewhere).unwrap()), before);
+    });
+}
+
+#[test]
 fn our_own_folder_elsewhere_is_not_used() {
     case(|| {
         only_ours();

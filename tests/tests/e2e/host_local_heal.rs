@@ -32,7 +32,7 @@ use Fate::{Kept, Reclaimed};
 /// Somebody who has [`VICTIM`], and what is found out about him.
 struct Row {
     evidence: &'static str,
-    /// What becomes of him when the pool is full.
+    /// What becomes of him when the pool is full, or his address is asked for.
     full: Fate,
     /// And when ADDs that need nothing of his pass by, a minute later.
     passing: Fate,
@@ -288,6 +288,14 @@ fn rows() -> Vec<Row> {
             in_another_boot(host, || die(host, attach(host, config)));
             nothing()
         }),
+        row("looked at from a container with a boot id and an age of its own", Kept, Kept, |host, config| {
+            die(host, attach(host, config));
+            host.write("/run/test/boot_id", "11111111-2222-3333-4444-555555555555\n");
+            host.run("mount --bind /run/test/boot_id /proc/sys/kernel/random/boot_id");
+            host.write("/run/test/uptime", "0.50 0.50\n");
+            host.run("mount --bind /run/test/uptime /proc/uptime");
+            nothing()
+        }),
         row("of another boot, and of the future: the clock was set back", Kept, Kept, |host, config| {
             in_another_boot(host, || die(host, attach(host, config)));
             edit(host, |record| record["time"] = json!(now() + 86_400));
@@ -353,22 +361,36 @@ fn holder(host: &Host) -> Option<String> {
 fn which_evidence_frees_an_address_of_a_full_pool() {
     case(|| {
         only_ours();
-        for Row { evidence, full, make, .. } in rows() {
-            let (host, config) = (Host::new(), pool(VICTIM));
-            let _alive = make(&host, &config);
-            let before = holder(&host);
-            let reply = reserve(&host, &config, "late");
-            if full == Kept {
-                reply.failure().is(999, "no IP addresses available in range set");
-                assert_eq!(holder(&host), before, "{evidence}");
-            } else {
-                assert!(reply.status.success(), "{evidence}: {reply}");
-                assert_eq!(holder(&host).unwrap(), "late\r\neth0", "{evidence}");
-                let told = reply.stderr.contains(&format!("reclaimed {VICTIM} of "));
-                assert_eq!(told, before.is_some_and(|text| !text.is_empty()), "{evidence}: {reply}");
-            }
-        }
+        each_row(&pool(VICTIM), "", "no IP addresses available in range set");
     });
+}
+
+#[test]
+fn which_evidence_frees_an_address_that_is_asked_for() {
+    case(|| {
+        only_ours();
+        each_row(&pool("10.22.0.200"), "IP=10.22.0.2", "requested IP address 10.22.0.2 is not available");
+    });
+}
+
+/// Nothing else will do for an ADD with these CNI_ARGS.
+fn each_row(config: &Value, args: &str, refused: &str) {
+    for Row { evidence, full, make, .. } in rows() {
+        let host = Host::new();
+        let _alive = make(&host, config);
+        let before = holder(&host);
+        let reply = host.plugin("host-local").id("late").config(config).args(args).add();
+        if full == Kept {
+            assert!(!reply.status.success(), "{evidence}: {reply}");
+            reply.failure().is(999, refused);
+            assert_eq!(holder(&host), before, "{evidence}");
+        } else {
+            assert!(reply.status.success(), "{evidence}: {reply}");
+            assert_eq!(holder(&host).unwrap(), "late\r\neth0", "{evidence}");
+            let told = reply.stderr.contains(&format!("reclaimed {VICTIM} of "));
+            assert_eq!(told, before.is_some_and(|text| !text.is_empty()), "{evidence}: {reply}");
+        }
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    path::Path,
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -54,6 +55,21 @@ fn make_due(host: &Host) {
             }
         }
     });
+}
+
+/// Whether one is due still.
+fn is_due(host: &Host) -> bool {
+    let stamp = host.files(STAMPS).into_iter().find(|name| name.contains("-swept-")).unwrap();
+    let modified = || std::fs::metadata(format!("{STAMPS}/{stamp}")).unwrap().modified().unwrap();
+    host.enter(modified).elapsed().is_ok_and(|age| age > Duration::from_secs(60))
+}
+
+fn wait_until(condition: impl Fn() -> bool) {
+    let deadline = SystemTime::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(SystemTime::now() < deadline, "it takes too long");
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// ADD of all plugins; what each of them answers.
@@ -269,7 +285,8 @@ fn five_hundred_at_once() {
         let (live, next) = (host.pod(), host.pod());
         host.plugin_of(&config).pod(&live).config(&config).add().ok();
         let before = host.snapshot();
-        let of = |n: u32| format!("10.22.{}.{} comment \"{n:032x} net gone-{n} eth0\"", 2 + n / 250, 1 + n % 250);
+        let of =
+            |n: u32| format!("10.22.{}.{} comment \"{n:08x}{n:024x} net gone-{n} eth0\"", 2 + n / 250, 1 + n % 250);
         let list: Vec<_> = (0..500).map(of).collect();
         host.write(
             "/run/test/elements",
@@ -282,6 +299,45 @@ fn five_hundred_at_once() {
         host.plugin_of(&config).pod(&next).config(&config).del().ok();
         host.assert_as(&before);
     });
+}
+
+/// A call that is slow between its looks and what it does about them, and a container that comes back meanwhile, a little
+/// later each time.
+#[test]
+fn who_comes_back_while_a_slow_call_looks_loses_nothing() {
+    case(|| {
+        only_ours();
+        if !Path::new("/usr/bin/strace").exists() {
+            skip("there is no strace");
+        }
+        thread::scope(|s| {
+            for after in (0..28).map(|step| Duration::from_millis(25 * step)) {
+                s.spawn(move || come_back(after));
+            }
+        });
+    });
+}
+
+fn come_back(after: Duration) {
+    let host = Host::new();
+    let config = bridge();
+    host.warm_up(&config);
+    let call = |pod: &Pod| host.plugin_of(&config).pod(pod).config(&config);
+    let (pod, other) = (host.named_pod(), host.pod());
+    call(&pod).add().ok();
+    let pod = end(&host, pod);
+    make_due(&host);
+    let slow = ["strace", "-qq", "-e", "trace=sendto", "-e", "inject=sendto:delay_enter=40000", "-o", "/dev/null"];
+    let result = thread::scope(|s| {
+        let looking = s.spawn(|| call(&other).under(&slow).add());
+        wait_until(|| !is_due(&host));
+        thread::sleep(after);
+        host.mount_netns(&pod.ns, &pod.path);
+        let result = call(&pod).add().result();
+        looking.join().unwrap().ok();
+        result
+    });
+    host.plugin_of(&config).pod(&pod).config_with(&config, &result).check().ok();
 }
 
 /// Whoever is being attached has a link before it has anything else, and what is removed depends on nothing having

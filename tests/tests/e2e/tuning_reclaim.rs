@@ -31,6 +31,11 @@ fn add_later(host: &Host) -> String {
     reply.stderr
 }
 
+/// That there are both of this pod, and no others.
+fn both(pod: &Lost) -> [Vec<String>; 2] {
+    [vec![pod.id.clone()], vec![pod.id.clone()]]
+}
+
 fn record(pod: &str) -> String {
     format!("{FOLDER}/.oxbridge/{pod}_eth0.json")
 }
@@ -58,10 +63,10 @@ fn the_backup_of_a_pod_that_is_gone_is_taken_back() {
         let said = add_later(&host);
         assert!(said.contains("reclaimed the backup") && said.contains(&lost.id), "{said}");
         assert!(!said.contains(&alive.id) && !said.contains(&foreign.id), "{said}");
-        let mut rest = [alive.id.clone(), foreign.id.clone()].to_vec();
+        let mut rest = [alive.id.clone(), foreign.id].to_vec();
         rest.sort();
         let with_somebody = [&rest[..], &["somebody".to_owned()]].concat();
-        assert_eq!(kept(&host), [with_somebody.clone(), rest]);
+        assert_eq!(kept(&host), [with_somebody, rest]);
         assert_eq!(add_later(&host), "");
         // A DEL that comes after all, and one that finds its pod.
         for (plugin, config) in [("tuning", tuning()), ("bridge", config::dual_stack())] {
@@ -93,20 +98,20 @@ fn what_could_be_alive_keeps_its_backup() {
         ] {
             patch(&host, &lost, change.clone());
             assert_eq!(add_later(&host), "", "{change}");
-            assert_eq!(kept(&host), [[lost.id.clone()], [lost.id.clone()]], "{change}");
+            assert_eq!(kept(&host), both(&lost), "{change}");
             host.write(&record(&lost.id), &before);
         }
         // A link that could be its pod's.
         host.run(&format!("ip link add {end} type bridge"));
         add_later(&host);
-        assert_eq!(kept(&host), [[lost.id.clone()], [lost.id.clone()]]);
+        assert_eq!(kept(&host), both(&lost));
         host.run(&format!("ip link delete {end}"));
         // What the reference has kept since is not ours.
         let backup = format!("{FOLDER}/{}_eth0.json", lost.id);
         let ours = host.read(&backup).unwrap();
         host.write(&backup, "{\n \"mtu\": 1300\n}");
         add_later(&host);
-        assert_eq!(kept(&host), [[lost.id.clone()], [lost.id.clone()]]);
+        assert_eq!(kept(&host), both(&lost));
         host.write(&backup, ours);
         add_later(&host);
         assert_eq!(kept(&host), [[""; 0], [""; 0]]);

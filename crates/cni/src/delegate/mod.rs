@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs, io, thread};
 
-use crate::{Call, Error};
+use crate::{Call, Error, code};
 
 pub use running::Running;
 
@@ -22,6 +22,9 @@ pub use running::Running;
 /// runtimes' own patience, more than a DHCP server's.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
 const TIMEOUT_VARIABLE: &str = "OXBRIDGE_DELEGATE_TIMEOUT";
+
+/// How much less of it a delegate's own delegates have: what hangs ends from the inside out, and each has time to undo.
+const SHARE: Duration = Duration::from_secs(5);
 
 /// How long a binary may be held open for writing: someone is installing it in place.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,6 +51,9 @@ pub fn find(plugin_type: &str, cni_path: &str) -> Result<PathBuf, Error> {
         .find(|file| fs::metadata(file).is_ok_and(|m| m.is_file()))
         .ok_or_else(|| {
             Error::internal(format!("failed to find plugin {plugin_type:?} in path [{}]", folders.join(" ")))
+                .with_details(
+                    "install it into one of these folders of the runtime's, or correct its name in the config",
+                )
         })
 }
 
@@ -69,15 +75,20 @@ pub fn start_with(
 ) -> Result<Running, Error> {
     let file = find(plugin_type, &call.env.path)?;
     let mut command = Command::new(&file);
+    let patience = timeout(env::var_os(TIMEOUT_VARIABLE));
     command
         .env("CNI_COMMAND", verb)
+        .env(TIMEOUT_VARIABLE, of_delegates(patience).as_secs().to_string())
         .envs(extra.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let deadline = Instant::now() + timeout(env::var_os(TIMEOUT_VARIABLE));
-    let child = spawn(&mut command)
-        .map_err(|e| Error::internal(format!("failed to start plugin {plugin_type:?} ({}): {e}", file.display())))?;
+    let deadline = Instant::now() + patience;
+    let child = spawn(&mut command).map_err(|e| {
+        let is_busy = e.kind() == io::ErrorKind::ExecutableFileBusy;
+        let code = if is_busy { code::TRY_AGAIN } else { code::INTERNAL };
+        Error::new(code, format!("failed to start plugin {plugin_type:?} ({}): {e}", file.display()))
+    })?;
     Ok(Running::new(child, format!("plugin {plugin_type:?} {verb}"), stdin, deadline))
 }
 
@@ -93,6 +104,12 @@ pub fn run_with(call: &Call, plugin_type: &str, verb: &str, extra: &[(&str, &str
     start_with(call, plugin_type, verb, extra, stdin)?.wait().map(|_| ())
 }
 
+/// A delegate's answer to a verb that not all plugins have (GC, STATUS): code 4 is how one says that it has not, and no
+/// failure.
+pub fn if_known(answer: Result<(), Error>) -> Result<(), Error> {
+    answer.or_else(|error| if error.code == code::INVALID_ENVIRONMENT { Ok(()) } else { Err(error) })
+}
+
 /// The kernel runs no file that is open for writing, and tells nobody when it is closed.
 fn spawn(command: &mut Command) -> io::Result<std::process::Child> {
     let deadline = Instant::now() + BUSY_TIMEOUT;
@@ -104,6 +121,11 @@ fn spawn(command: &mut Command) -> io::Result<std::process::Child> {
             spawned => return spawned,
         }
     }
+}
+
+/// How long a delegate of ours may wait for its own.
+fn of_delegates(patience: Duration) -> Duration {
+    if patience > 2 * SHARE { patience - SHARE } else { patience.div_f32(2.0).max(Duration::from_secs(1)) }
 }
 
 /// What makes no sense is the default.

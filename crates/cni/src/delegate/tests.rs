@@ -178,6 +178,8 @@ fn timeouts() {
     let of = |text: &str| timeout(Some(text.into())).as_secs();
     assert_eq!(timeout(None), DEFAULT_TIMEOUT);
     assert_eq!((of("5"), of("0"), of("-1"), of("x"), of("")), (5, 90, 90, 90, 90));
+    let inner = |seconds| of_delegates(Duration::from_secs(seconds)).as_secs();
+    assert_eq!((inner(90), inner(11), inner(10), inner(1)), (85, 6, 5, 1));
 }
 
 fn kill_process(pid: &str) {

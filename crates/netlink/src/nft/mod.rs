@@ -10,11 +10,13 @@ mod batch;
 mod rule;
 mod table;
 mod translation;
+mod writer;
 
 pub use batch::{Batch, Field, Hook, SetType, joined};
 pub use rule::{Comparison, Offset, Part, RuleBody, Verdict};
 pub use table::{BaseChain, Element, Expression, Nft, Rule};
 pub use translation::Translation;
+pub use writer::Writer;
 
 /// Comments of rules and elements hold at most this many bytes: with longer ones `nft -f` refuses to read back what
 /// `nft list ruleset` printed, and with it a host's whole firewall at boot.

@@ -219,10 +219,15 @@ impl Locked<'_> {
         ips.dedup();
         let mut held = Vec::with_capacity(ips.len());
         for ip in ips {
-            if let Some(Reservation { stamp, content: Content::Owner(found) }) = self.read(ip)?
-                && found == *owner
-            {
-                held.push(Held { ip, stamp });
+            match self.read(ip)? {
+                Some(Reservation { stamp, content: Content::Owner(found) }) if found == *owner => {
+                    held.push(Held { ip, stamp });
+                }
+                // To forget it would be to leave it reserved for ever.
+                Some(Reservation { content: Content::Unreadable(reason), .. }) => {
+                    return Err(io_error("read", &self.store.path_of(ip), io::Error::other(reason)));
+                }
+                _ => {}
             }
         }
         Ok(held)
@@ -259,7 +264,8 @@ impl Locked<'_> {
         let content = owner.content();
         let failed = |e| io_error("write", &path, e);
         let file = fsutil::write_new(&path, content.as_bytes(), 0o600).map_err(failed)?;
-        let stamp = FileStamp::of(&file.metadata().map_err(failed)?);
+        let meta = file.metadata().inspect_err(|_| _ = fsutil::remove(&path)).map_err(failed)?;
+        let stamp = FileStamp::of(&meta);
         stop::point("drafted");
         Ok(Draft { path, stamp, key: Key::of(owner), content })
     }
@@ -301,6 +307,12 @@ impl Locked<'_> {
     pub(crate) fn discard(&self, draft: &Draft) {
         // What stays behind is removed before the next draft.
         let _ = fsutil::remove(&draft.path);
+    }
+
+    /// Removes what an ADD that was killed has left unfinished.
+    pub(crate) fn tidy(&self) {
+        // The next draft would remove it as well.
+        let _ = fs::remove_file(self.store.temporary());
     }
 
     /// Frees an address if its file is still the one that was seen. `owner`: whose it was; `None` for a torn file.

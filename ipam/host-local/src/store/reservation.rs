@@ -34,8 +34,10 @@ pub(crate) enum Content {
     Owner(Owner),
     /// Empty or cut off: someone died while writing it. Under the lock it is nobody's.
     Torn,
-    /// Not a file that a plugin makes (a folder, a symbolic link …), or unreadable: kept, whoever's it is.
+    /// Not a file that a plugin makes (a folder, a symbolic link …): kept, whoever's it is.
     Foreign(String),
+    /// The system could not read it, for this reason: kept, whoever's it is.
+    Unreadable(String),
 }
 
 /// A reservation file, read.
@@ -112,7 +114,8 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Reservation>> {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 other => other?,
             };
-            return Ok(Some(Reservation { stamp: FileStamp::of(&meta), content: Content::Foreign(error.to_string()) }));
+            let content = if meta.is_file() { Content::Unreadable } else { Content::Foreign };
+            return Ok(Some(Reservation { stamp: FileStamp::of(&meta), content: content(error.to_string()) }));
         }
     };
     let meta = file.metadata()?;
@@ -126,7 +129,7 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Reservation>> {
     let mut contents = Vec::with_capacity(128);
     let content = match file.take(MAX_LENGTH).read_to_end(&mut contents) {
         Ok(_) => Owner::parse(&contents).map_or(Content::Torn, Content::Owner),
-        Err(error) => Content::Foreign(error.to_string()),
+        Err(error) => Content::Unreadable(error.to_string()),
     };
     Ok(Some(Reservation { stamp, content }))
 }

@@ -20,7 +20,7 @@ use cni::{Attachment, Error};
 use host::process;
 use netlink::nft::{Batch, Family, Nft};
 
-pub(crate) use program::is_usable;
+pub(crate) use program::ensure_installed;
 use table::{Entry, Handle, Table};
 pub(crate) use table::{FORWARD, Place, TABLE};
 

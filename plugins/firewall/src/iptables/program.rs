@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use cni::{Error, code};
+use cni::Error;
 use host::process;
 use netlink::nft::Family;
 
@@ -23,7 +23,7 @@ pub(super) fn restore(family: Family, place: Place, script: &str, turn: &Turn) -
 
 /// What [`restore`] could not do.
 pub(super) fn failed(family: Family, error: &process::Error) -> Error {
-    Error::internal(format!("failed to change the rules of {family} {TABLE}: {error}"))
+    ruleset::iptables::failed(&format!("failed to change the rules of {family} {TABLE}"), error)
         .with_details("the pod has to be let in there, or what it sends and receives is dropped; see `iptables -S`")
 }
 
@@ -32,18 +32,34 @@ pub(crate) fn has_xtables(family: Family) -> bool {
     ruleset::iptables::uses_xtables(family, TABLE)
 }
 
-/// Errors (code 50): the program that changes rules there is missing.
-pub(crate) fn is_usable(family: Family, place: Place) -> Result<(), Error> {
-    first_that_starts(family, place, &["--version"], b"", PATIENCE).map(drop).map_err(|e| {
-        Error::new(code::NOT_AVAILABLE, format!("the rules of {family} {TABLE} cannot be changed: {e}"))
-            .with_details("install iptables")
-    })
+/// Errors (code 50): there is no program that changes rules there. None is started to find out.
+pub(crate) fn ensure_installed(family: Family, place: Place) -> Result<(), Error> {
+    let [own, plain] = names(family, place);
+    if process::find(&own).or_else(|| process::find(&plain)).is_some() {
+        return Ok(());
+    }
+    let what = format!("the rules of {family} {TABLE} cannot be changed, neither {own:?} nor {plain:?} is in PATH");
+    Err(ruleset::iptables::not_installed(&what))
 }
 
 /// Whether the plain program, which an administrator uses, keeps its rules in x_tables.
 pub(crate) fn prefers_xtables(family: Family) -> bool {
-    let name = if family == Family::Ip { "iptables-restore" } else { "ip6tables-restore" };
-    process::run(name, &["--version"], b"", PATIENCE).is_ok_and(|said| said.contains("legacy"))
+    let [_, name] = names(family, Place::NfTables);
+    let Some(path) = process::find(&name) else { return false };
+    // Distributions have a link to the program of one kind, as xtables-nft-multi.
+    let file = path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+    match file.unwrap_or_default() {
+        file if file.contains("-legacy-") => true,
+        file if file.contains("-nft-") => false,
+        _ => process::run(&name, &["--version"], b"", PATIENCE).is_ok_and(|said| said.contains("legacy")),
+    }
+}
+
+/// The program that says where it keeps its rules, and the plain one, which may be either.
+fn names(family: Family, place: Place) -> [String; 2] {
+    let stem = if family == Family::Ip { "iptables" } else { "ip6tables" };
+    let kind = if place == Place::NfTables { "nft" } else { "legacy" };
+    [format!("{stem}-{kind}-restore"), format!("{stem}-restore")]
 }
 
 fn first_that_starts(
@@ -53,11 +69,9 @@ fn first_that_starts(
     input: &[u8],
     patience: Duration,
 ) -> Result<String, process::Error> {
-    let stem = if family == Family::Ip { "iptables" } else { "ip6tables" };
-    let kind = if place == Place::NfTables { "nft" } else { "legacy" };
-    // The one that says where it keeps its rules comes first: the other may be either.
-    match process::run(&format!("{stem}-{kind}-restore"), arguments, input, patience) {
-        Err(process::Error::Start { .. }) => process::run(&format!("{stem}-restore"), arguments, input, patience),
+    let [own, plain] = names(family, place);
+    match process::run(&own, arguments, input, patience) {
+        Err(process::Error::Start { .. }) => process::run(&plain, arguments, input, patience),
         result => result,
     }
 }

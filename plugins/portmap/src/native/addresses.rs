@@ -33,9 +33,15 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Looks at its addresses, and the links that have any.
-    pub(crate) fn look(route: &mut Socket) -> Result<Self> {
-        let all = addr::list_all(route)?;
+    /// Looks at its addresses of the targets' families, and the links that have any.
+    pub(crate) fn look(route: &mut Socket, targets: &[Target<'_>]) -> Result<Self> {
+        let mut all = Vec::new();
+        for family in [Family::Ip, Family::Ip6] {
+            // The kernel goes through all links for it.
+            if targets.iter().any(|target| target.family() == family) {
+                all.extend(addr::list_all_of(route, family == Family::Ip6)?);
+            }
+        }
         let local = all.iter().map(|a| a.ip).collect();
         let mut links: Vec<u32> = all.iter().filter(|a| !is_link_local(a.ip)).map(|a| a.link).collect();
         links.sort_unstable();

@@ -50,7 +50,7 @@ pub(crate) fn install(
     ruleset::transaction("publishing the ports in nf_tables", || {
         let generation = nft.generation()?;
         // Read after the generation: whoever saw it otherwise and commits makes ours start anew.
-        host = Host::look(route)?;
+        host = Host::look(route, request.targets)?;
         let mut is_complete = true;
         let mut needs = Vec::new();
         for target in request.targets {

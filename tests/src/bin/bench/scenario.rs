@@ -6,8 +6,10 @@ use crate::{
     Size,
     call::{Call, Suite},
     netns::NetNs,
+    scale::silence,
     table::{Table, within},
 };
+use serde_json::{Value, json};
 use std::{
     error::Error,
     fs,
@@ -60,7 +62,7 @@ pub(crate) fn host_local(suites: Pair<'_>, size: Size, table: &mut Table, own: &
     let empty = hosts(suites, "ipam-empty", "host-local", ipam_config)?;
     let full = hosts(suites, "ipam-full", "host-local", ipam_config)?;
     for suite in 0..2 {
-        reserve(&store("ipam-full", suite), size.reservations)?;
+        reserve(&store("ipam-full", suite).join("bench"), 30, size.reservations)?;
     }
     let pods = size.pods * 2;
     let [ours, peer] = in_turns(&empty, pods)?;
@@ -72,6 +74,40 @@ pub(crate) fn host_local(suites: Pair<'_>, size: Size, table: &mut Table, own: &
     table.compare(format!("host-local with {many} reservations, DEL"), &ours_full.del, &peer_full.del, Some(0.40));
     own.compare(format!("host-local ADD with {many} reservations, against none"), &ours_full.add, &ours.add, Some(1.5));
     own.compare(format!("host-local DEL with {many} reservations, against none"), &ours_full.del, &ours.del, Some(1.5));
+    Ok(())
+}
+
+/// Ours with far more reservations than a node has pods, and with none: every verb.
+pub(crate) fn many_reservations(ours: &Suite, size: Size, own: &mut Table) -> Outcome<()> {
+    let many = thousands(size.many_reservations);
+    progress(&format!("host-local with {many} reservations"));
+    // STATUS and GC are of 1.1.0.
+    let config = |store| ipam_config(store).replace("1.0.0", "1.1.0");
+    reserve(&store("ipam-many", 0).join("bench"), 30, size.many_reservations)?;
+    let hosts = hosts([ours, ours], "ipam-many", "host-local", config)?;
+    hosts.iter().try_for_each(Host::warm_up)?;
+    let verbs = ["ADD", "CHECK", "STATUS", "DEL"];
+    let mut samples: [[Vec<Duration>; 2]; 4] = Default::default();
+    for (turn, pod) in NetNs::many(size.pods * 2)?.iter().enumerate() {
+        for side in turns(turn) {
+            for (verb, samples) in verbs.iter().zip(&mut samples) {
+                samples[side].push(hosts[side].time(verb, &format!("pod-{turn}"), pod)?);
+            }
+        }
+    }
+    for (verb, [full, empty]) in verbs.iter().zip(&samples) {
+        own.compare(format!("host-local {verb} with {many} reservations, against none"), full, empty, Some(1.5));
+    }
+    let [mut host, _] = hosts;
+    let pod = NetNs::new()?;
+    for (what, alive) in [("all", size.many_reservations), ("none", 0)] {
+        let valid: Vec<_> =
+            (2..alive + 2).map(|n| json!({ "containerID": format!("reserved-{n}"), "ifname": "eth0" })).collect();
+        let mut document: Value = serde_json::from_str(&config(store("ipam-many", 0)))?;
+        document["cni.dev/valid-attachments"] = valid.into();
+        host.config = document.to_string();
+        own.single(format!("host-local GC of {many} reservations, {what} alive"), &[host.time("GC", "", &pod)?]);
+    }
     Ok(())
 }
 
@@ -97,11 +133,14 @@ pub(crate) fn crowded(suites: Pair<'_>, size: Size, table: &mut Table, own: &mut
     table.compare(format!("ipMasq ADD at {attached} attachments"), &ours.add, &peer.add, Some(0.20));
     table.compare(format!("ipMasq DEL at {attached} attachments"), &ours.del, &peer.del, None);
 
-    // Telling the neighbours floods every port once: that is the kernel's time, not ours.
+    // Telling the neighbours floods every port, and so does what young links with IPv6 say by themselves: that is the
+    // kernel's time, not ours.
+    let silent = pairs(pods)?;
+    residents.iter().flatten().chain(silent.iter().flatten()).try_for_each(silence)?;
     let [mut crowded, _] = hosts;
     crowded.config = quiet_config(store("crowded", 0));
     let first = Host::new(suites[0], "bridge", quiet_config(store("first", 0)))?;
-    let [crowded, first] = fill_and_empty(&[crowded, first], pods)?;
+    let [crowded, first] = fill_and_empty_with(&[crowded, first], &silent)?;
     own.compare(
         format!("ipMasq ADD at {attached} attachments without announcements, against the first"),
         &crowded.add,
@@ -238,8 +277,12 @@ fn hosts<'a>(
 
 /// ADD of `count` pods on both hosts in turns, then DEL of all.
 fn fill_and_empty(hosts: &[Host<'_>; 2], count: usize) -> Outcome<[Samples; 2]> {
+    fill_and_empty_with(hosts, &pairs(count)?)
+}
+
+/// The same with these pods, one for each host a turn.
+fn fill_and_empty_with(hosts: &[Host<'_>; 2], pods: &[[NetNs; 2]]) -> Outcome<[Samples; 2]> {
     let mut samples: [Samples; 2] = Default::default();
-    let pods: Vec<[NetNs; 2]> = (0..count).map(|_| Ok([NetNs::new()?, NetNs::new()?])).collect::<Outcome<_>>()?;
     for host in hosts {
         host.warm_up()?;
     }
@@ -254,6 +297,11 @@ fn fill_and_empty(hosts: &[Host<'_>; 2], count: usize) -> Outcome<[Samples; 2]> 
         }
     }
     Ok(samples)
+}
+
+/// Pods, one for each host a turn.
+pub(crate) fn pairs(count: usize) -> Outcome<Vec<[NetNs; 2]>> {
+    (0..count).map(|_| Ok([NetNs::new()?, NetNs::new()?])).collect()
 }
 
 /// ADD and DEL of one pod after the other, the hosts in turns: what is attached stays the same.
@@ -283,13 +331,13 @@ pub(crate) fn store(series: &str, side: usize) -> PathBuf {
     PathBuf::from(format!("/run/bench/{series}-{side}"))
 }
 
-/// Fills a store with reservations, as host-local leaves them; the next ADD goes on behind.
-fn reserve(store: &Path, count: usize) -> Outcome<()> {
-    let network = store.join("bench");
-    fs::create_dir_all(&network)?;
+/// Fills the store of a network of 10.`subnet`.0.0/16 with reservations, as host-local leaves them; the next ADD goes on
+/// behind.
+pub(crate) fn reserve(network: &Path, subnet: usize, count: usize) -> Outcome<()> {
+    fs::create_dir_all(network)?;
     let mut last = String::new();
     for number in 2..count + 2 {
-        last = format!("10.30.{}.{}", number / 256, number % 256);
+        last = format!("10.{subnet}.{}.{}", number / 256, number % 256);
         fs::write(network.join(&last), format!("reserved-{number}\r\neth0"))?;
     }
     fs::write(network.join("last_reserved_ip.0"), last)?;

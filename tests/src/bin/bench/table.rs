@@ -17,6 +17,11 @@ impl Table {
         self.rows.push(cells);
     }
 
+    /// A row of a median that is compared with nothing.
+    pub(crate) fn single(&mut self, what: impl Into<String>, measured: &[Duration]) {
+        self.row(vec![what.into(), time(median(measured)), String::new(), String::new(), String::new()]);
+    }
+
     /// A row that compares two medians with the limit of their ratio, if there is one.
     pub(crate) fn compare(
         &mut self,
