@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tests::{
-    Call, Host, Place, Pod, case, chained,
+    Call, Host, Place, case, chained,
     config::{self, STORE, with},
     settings,
 };
