@@ -115,10 +115,30 @@ impl Lock {
         Self::exclusive(&path, 0o600, wait)
     }
 
-    /// The same beside others who hold it so; nobody has it exclusively meanwhile.
-    pub fn shared_in_namespace(name: &str, wait: Duration) -> Result<Self, Error> {
+    /// The same, where others may hold it by [`Lock::beside_others_in_namespace`].
+    pub fn alone_in_namespace(name: &str, wait: Duration) -> Result<Self, Error> {
+        let started = Instant::now();
+        let _turn = turn(name, wait)?;
+        Self::in_namespace(name, wait.saturating_sub(started.elapsed()))
+    }
+
+    /// The same beside others who hold it so; nobody has it alone meanwhile.
+    pub fn beside_others_in_namespace(name: &str, wait: Duration) -> Result<Self, Error> {
+        let started = Instant::now();
+        let _turn = turn(name, wait)?;
         let path = file_in_namespace(name).unwrap_or_else(|| PathBuf::from(crate::run::NAMESPACE));
-        Self::take(&path, 0o600, wait, Kind::Shared)
+        Self::take(&path, 0o600, wait.saturating_sub(started.elapsed()), Kind::Shared)
+    }
+}
+
+/// Passed on the way to a lock that can be shared, and held while that is waited for: else those who share it could take
+/// turns for ever while somebody wants it alone. `None` where there is no file for it, and where it is waited for in vain:
+/// not who waits before us is to be named, but who holds the lock.
+fn turn(name: &str, wait: Duration) -> Result<Option<Lock>, Error> {
+    let Some(path) = file_in_namespace(&format!("{name}-next")) else { return Ok(None) };
+    match Lock::exclusive(&path, 0o600, wait) {
+        Err(Error::Timeout { .. }) => Ok(None),
+        turn => turn.map(Some),
     }
 }
 
@@ -330,6 +350,19 @@ mod tests {
     }
 
     #[test]
+    fn a_shared_lock_is_held_beside_others_of_its_kind_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let shared = |wait| Lock::take(&path, 0o600, wait, Kind::Shared);
+        let held = [shared(Duration::ZERO).unwrap(), shared(Duration::ZERO).unwrap()];
+        let error = Lock::exclusive(&path, 0o600, Duration::ZERO).unwrap_err();
+        assert!(error.to_string().contains(&format!("pid {}", std::process::id())), "{error}");
+        drop(held);
+        let _exclusive = Lock::exclusive(&path, 0o600, Duration::ZERO).unwrap();
+        assert!(matches!(shared(Duration::from_millis(150)), Err(Error::Timeout { .. })));
+    }
+
+    #[test]
     fn a_lock_file_that_was_removed_meanwhile_is_not_the_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
@@ -354,19 +387,6 @@ mod tests {
             assert!(error.to_string().ends_with("it is not a plain file"), "{error}");
         }
         assert!(Lock::exclusive(dir.path(), 0o750, Duration::from_secs(10)).is_err());
-    }
-
-    #[test]
-    fn a_shared_lock_is_held_beside_others_of_its_kind_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
-        let shared = |wait| Lock::take(&path, 0o600, wait, Kind::Shared);
-        let held = [shared(Duration::ZERO).unwrap(), shared(Duration::ZERO).unwrap()];
-        let error = Lock::exclusive(&path, 0o600, Duration::ZERO).unwrap_err();
-        assert!(error.to_string().contains(&format!("pid {}", std::process::id())), "{error}");
-        drop(held);
-        let _exclusive = Lock::exclusive(&path, 0o600, Duration::ZERO).unwrap();
-        assert!(matches!(shared(Duration::from_millis(150)), Err(Error::Timeout { .. })));
     }
 
     #[test]

@@ -12,20 +12,15 @@ use host::lock::{self, Lock};
 /// How long other calls may take with their bridges.
 const PATIENCE: Duration = Duration::from_secs(10);
 const NAME: &str = "bridges";
-/// Passed by everyone on the way to the lock, and held while it is waited for: else those who share it could take turns
-/// for ever while somebody wants it alone.
-const TURNSTILE: &str = "bridges-next";
 
 /// Waits for the lock, to make or change a bridge. Errors: code 11, naming who holds it.
 pub(crate) fn bridges() -> Result<Lock, Error> {
-    let _turn = Lock::in_namespace(TURNSTILE, PATIENCE).map_err(|e| held(&e))?;
-    Lock::in_namespace(NAME, PATIENCE).map_err(|e| held(&e))
+    Lock::alone_in_namespace(NAME, PATIENCE).map_err(|e| held(&e))
 }
 
 /// Waits until nobody makes or changes a bridge, beside others who wait for the same.
 pub(crate) fn beside_others() -> Result<Lock, Error> {
-    let _turn = Lock::in_namespace(TURNSTILE, PATIENCE).map_err(|e| held(&e))?;
-    Lock::shared_in_namespace(NAME, PATIENCE).map_err(|e| held(&e))
+    Lock::beside_others_in_namespace(NAME, PATIENCE).map_err(|e| held(&e))
 }
 
 fn held(error: &lock::Error) -> Error {

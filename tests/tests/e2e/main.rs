@@ -62,6 +62,7 @@ mod reference_pods;
 mod results;
 mod routes;
 mod static_ipam;
+mod status;
 mod suite;
 mod survival;
 mod sweep;
