@@ -152,6 +152,7 @@ impl<'s> Scene<'s> {
             reply.ok();
         }
         self.del(0..self.plugins(), &result).unwrap();
+        self.difference_after_del();
         strace::calls(&trace)
     }
 
