@@ -231,7 +231,7 @@ fn converse(mut command: Command, stdin: &[u8], signal: Option<When<'_>>, limit:
         let status = child.wait().unwrap();
         let time = start.elapsed();
         drop(done);
-        Reply { status, stdout, stderr: stderr.join().unwrap(), time }
+        Reply { status, stdout, stderr: stderr.join().unwrap(), time, group: pid }
     })
 }
 
@@ -263,9 +263,23 @@ pub struct Reply {
     pub stderr: String,
     /// From before its start to its end.
     pub time: Duration,
+    /// Of the process and what it has started.
+    group: Pid,
 }
 
 impl Reply {
+    /// Waits until what it has started has ended as well: a delegate goes on working when its caller is killed.
+    ///
+    /// # Panics
+    /// When that does not end.
+    pub fn wait_for_orphans(&self) {
+        let deadline = Instant::now() + STUCK;
+        while killpg(self.group, None).is_ok() {
+            assert!(Instant::now() < deadline, "what it has started is still there: {self}");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// # Panics
     /// When the call failed.
     pub fn ok(&self) -> &Self {

@@ -130,6 +130,7 @@ impl<'s> Scene<'s> {
         }
         self.host.enter(|| _ = fs::remove_file(TRACE));
         let reply = call.run();
+        reply.wait_for_orphans();
         (reply, self.host.read(TRACE).unwrap_or_default())
     }
 

@@ -378,7 +378,12 @@ impl Locked<'_> {
 
     pub(crate) fn remove_record(&self, identity: &str) -> Result<(), Error> {
         if !self.has_own {
-            return Ok(());
+            // Perhaps it could only not be looked at, and now can be: a record that stays would be no success.
+            match self.store.has_own() {
+                Ok(true) => {}
+                Err(error @ Error::Io { action: "inspect", .. }) => return Err(error),
+                Ok(false) | Err(_) => return Ok(()),
+            }
         }
         let path = self.store.own.join(identity);
         fsutil::remove(&path).map_err(|e| io_error("remove", &path, e))?;
