@@ -4,7 +4,7 @@
 //! so a delegate is faulted on its own, in the place where its caller looks for it. What has to hold afterwards is in
 //! [`judge`]; which errors a call can have, in [`errors`].
 //!
-//! Every row of every table is `make faults`. An ordinary run takes a sample: each `FAULTS`th row (20 by default; 1 is
+//! Every row of every table is `make faults`. An ordinary run takes a sample: each `FAULTS`th row (40 by default; 1 is
 //! all of them), another one each day or for each `FAULTS_SEED`; the log says which.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
@@ -39,8 +39,11 @@ fn run(subject: &Subject) {
     let mut findings = 0;
     let verbs = if subject.is_first { &[Verb::Add][..] } else { &[Verb::Add, Verb::Del] };
     for &verb in verbs {
-        let calls = Scene::calls(subject, verb);
         let mut scene = Scene::new(subject);
+        let calls = scene.calls(verb);
+        if subject.is_first {
+            scene = Scene::new(subject);
+        }
         let mut tally = judge::Tally::default();
         for row in sample.of(subject.name, strace::rows(&calls, subject.is_known)) {
             match judge(&scene, verb, &row) {

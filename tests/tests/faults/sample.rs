@@ -8,7 +8,7 @@ use std::{
 use crate::strace::Row;
 
 /// How many rows there are for each one that is taken, unless the environment says otherwise.
-const EVERY: u64 = 20;
+const EVERY: u64 = 40;
 
 /// A part of the rows that depends on nothing but its two numbers.
 #[derive(Clone, Copy)]
