@@ -157,6 +157,22 @@ impl Host {
         self.outside.get_or_init(|| crate::traffic::outside::connect(self))
     }
 
+    /// Puts the old kind of iptables, which keeps its rules in x_tables, before the new one; skips the test where there is
+    /// none.
+    pub fn use_legacy_iptables(&self) {
+        if ["iptables", "ip6tables"].iter().any(|p| self.try_run(&format!("{p}-legacy -t nat -S")).is_err()) {
+            crate::skip("there is no iptables-legacy, or the kernel has no x_tables");
+        }
+        // The first folder of a call's PATH.
+        let folder = "/usr/local/sbin";
+        self.run(&format!("mount -t tmpfs tmpfs {folder}"));
+        for program in ["iptables", "ip6tables"] {
+            for suffix in ["", "-save", "-restore"] {
+                self.run(&format!("ln -s /usr/sbin/{program}-legacy{suffix} {folder}/{program}{suffix}"));
+            }
+        }
+    }
+
     /// The state of everything that plugins change.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::of(self)

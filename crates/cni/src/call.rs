@@ -28,6 +28,9 @@ pub struct Call {
     pub(crate) writer: fn(&[u8]) -> io::Result<()>,
 }
 
+/// The keys under which GC gets the attachments that are alive.
+const GIVEN_AS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
+
 /// An attachment that is alive, as GC gets to know it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(default)]
@@ -124,7 +127,8 @@ impl Call {
 
     /// GC: the attachments that are alive, from `cni.dev/valid-attachments`, or the early misspelling
     /// `cni.dev/attachments`. `None` if the runtime gave no list: then nothing is known to be stale. With an empty
-    /// list everything is.
+    /// list everything is; that is also what `null` says, for so Go writes a list to which nothing was added. (A caller of
+    /// libcni that has no list to give leaves both keys out.)
     ///
     /// Errors: code 999, `failed to load netconf: <key path>: …`.
     pub fn valid_attachments(&self) -> Result<Option<Vec<ValidAttachment>>, Error> {
@@ -137,7 +141,9 @@ impl Call {
             early: Option<Vec<ValidAttachment>>,
         }
         let lists = self.document.decode::<Lists>().map_err(netconf)?;
-        Ok(lists.valid.or(lists.early))
+        let is_given = |key: &str| GIVEN_AS.iter().any(|name| key.eq_ignore_ascii_case(name));
+        let any = matches!(&self.document, Node::Object(members) if members.iter().any(|(key, _)| is_given(key)));
+        Ok(lists.valid.or(lists.early).or_else(|| any.then(Vec::new)))
     }
 
     /// Prints the result in the shape of the config's version. The last step of an ADD: whoever cannot print must
@@ -262,7 +268,12 @@ mod tests {
         let list = |members: &str| call(&format!("{{\"name\":\"n\"{members}}}")).valid_attachments().unwrap();
         let of = |id: &str| Some(vec![ValidAttachment { container_id: id.into(), ifname: "eth0".into() }]);
         assert_eq!(list(""), None);
-        assert_eq!(list(r#","cni.dev/valid-attachments":null"#), None);
+        assert_eq!(list(r#","cni.dev/valid-attachments":null"#), Some(vec![]));
+        assert_eq!(list(r#","cni.dev/valid-attachments":null,"cni.dev/attachments":null"#), Some(vec![]));
+        assert_eq!(
+            list(r#","cni.dev/valid-attachments":null,"cni.dev/attachments":[{"containerID":"b","ifname":"eth0"}]"#),
+            of("b")
+        );
         assert_eq!(list(r#","cni.dev/valid-attachments":[]"#), Some(vec![]));
         assert_eq!(list(r#","cni.dev/valid-attachments":[{"containerid":"a","ifname":"eth0"}]"#), of("a"));
         assert_eq!(list(r#","cni.dev/attachments":[{"containerID":"b","ifname":"eth0"}]"#), of("b"));

@@ -88,7 +88,11 @@ pub fn run(program: &str, args: &[&str], input: &[u8], patience: Duration) -> Re
         .stderr(Stdio::from(stderr.try_clone().map_err(start)?));
     end_with_parent(&mut command);
     let mut child = command.spawn().map_err(start)?;
-    let ended = wait(&mut child, patience).map_err(start)?;
+    let ended = wait(&mut child, patience).map_err(|error| {
+        // Nor may it go on working at what the caller takes for failed, and undoes.
+        let _ = child.kill().and_then(|()| child.wait());
+        start(error)
+    })?;
     let stderr = read(&mut stderr).map_err(start)?;
     match ended {
         None => Err(Error::Timeout { program: program.to_owned(), patience, stderr }),

@@ -103,7 +103,9 @@ mod tests {
 
     #[test]
     fn no_list_is_not_an_empty_one() {
-        assert!(valid("net", "null").is_none());
+        let none = Call::new(Env::default(), br#"{"cniVersion":"1.1.0","name":"net"}"#.to_vec()).unwrap();
+        assert!(Valid::of(&none).unwrap().is_none());
+        assert!(valid("net", "null").unwrap().is_stale(&attachment("net", "c1").comment()));
         assert!(valid("net", "[]").unwrap().is_stale(&attachment("net", "c1").comment()));
     }
 

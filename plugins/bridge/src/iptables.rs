@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use cni::attachment::sha512_hex;
 use cni::{Attachment, Cidr, Error};
 use host::undo::Undo;
-use netlink::nft::{Batch, Expression, Family, Nft, Rule};
+use netlink::nft::{Batch, Expression, Family, Nft, Rule, Verdict};
 use plugin::gc::Valid;
 use ruleset::iptables::{self, save, uses_xtables};
 
@@ -46,9 +46,12 @@ pub(crate) fn is_installed(attachment: &Attachment, address: Cidr) -> Result<boo
     let (family, chain) = (Family::of(address.addr()), chain(attachment));
     if uses_xtables(family, TABLE) {
         let saved = save(family, TABLE)?.unwrap_or_default();
-        let jump = format!("-A POSTROUTING -s {}/", address.addr());
-        return Ok(saved.lines().any(|l| l.starts_with(&jump) && l.ends_with(&format!("-j {chain}")))
-            && saved.lines().any(|l| l.starts_with(&format!("-A {chain} ")) && l.ends_with("-j MASQUERADE")));
+        let has = |begin: &str, target: &str| {
+            saved.lines().any(|l| l.starts_with(begin) && l.ends_with(&format!("-j {target}")))
+        };
+        return Ok(has(&format!("-A POSTROUTING -s {}/", address.addr()), &chain)
+            && has(&format!("-A {chain} -d {} ", address.network()), "ACCEPT")
+            && has(&format!("-A {chain} "), "MASQUERADE"));
     }
     let look = || -> netlink::Result<bool> {
         let mut nft = Nft::open()?;
@@ -56,9 +59,17 @@ pub(crate) fn is_installed(attachment: &Attachment, address: Cidr) -> Result<boo
         let source = ruleset::bytes(address.addr());
         Ok(rules.iter().any(|r| {
             r.chain == "POSTROUTING" && r.target().as_deref() == Some(&chain) && r.compared_values().contains(&source)
-        }) && rules.iter().any(|r| r.chain == chain && is_masquerade(r)))
+        }) && rules.iter().any(|r| r.chain == chain && is_exception(r, address))
+            && rules.iter().any(|r| r.chain == chain && is_masquerade(r)))
     };
     look().map_err(|e| Error::internal(format!("failed to read the iptables rules: {e}")))
+}
+
+/// Whether a rule accepts what goes to the subnet of an address. Of a prefix of whole bytes only these are compared.
+fn is_exception(rule: &Rule, address: Cidr) -> bool {
+    let subnet = ruleset::bytes(address.network().addr());
+    matches!(rule.steps().last(), Some(Expression::Verdict(Verdict::Accept)))
+        && rule.compared_values().iter().any(|value| !value.is_empty() && subnet.starts_with(value))
 }
 
 /// Whether a rule ends in masquerading: by the target of x_tables, as iptables makes it, or by nf_tables' own, as nft does

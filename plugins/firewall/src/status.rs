@@ -9,7 +9,7 @@ use crate::config::{Backend, Policy, Settings};
 use crate::{add, forward, iptables};
 
 pub(crate) fn status(call: &Call) -> Result<(), Error> {
-    let settings = Settings::new(call).map_err(|e| with_code(code::NOT_AVAILABLE, e))?;
+    let settings = Settings::new(call).map_err(plugin::unavailable)?;
     let needs_nf_tables = settings.policy != Policy::Open || settings.backend == Backend::Nftables;
     let refused = |error: &dyn Display| {
         Error::new(code::NOT_AVAILABLE, format!("pods are let in by nf_tables, which the kernel refuses: {error}"))
@@ -21,7 +21,7 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
     {
         return Err(refused(&error));
     }
-    can_let_in(&mut nft, &settings, Family::Ip).map_err(|e| with_code(code::NOT_AVAILABLE, e))?;
+    can_let_in(&mut nft, &settings, Family::Ip).map_err(plugin::unavailable)?;
     // Most pods can still run, of IPv4 alone: a runtime takes any error here for a node that is not ready.
     if let Err(error) = can_let_in(&mut nft, &settings, Family::Ip6) {
         host::syslog::notice("firewall", &format!("pods with IPv6 addresses cannot be let in: {}", error.msg));
@@ -35,9 +35,4 @@ fn can_let_in(nft: &mut Nft, settings: &Settings, family: Family) -> Result<(), 
         firewalld.check_zone(&settings.zone)?;
     }
     needs.places(nft).into_iter().try_for_each(|(family, place)| iptables::ensure_installed(family, place))
-}
-
-/// The same error, as an answer to STATUS.
-fn with_code(code: u32, error: Error) -> Error {
-    Error::new(code, error.msg).with_details(error.details)
 }

@@ -6,14 +6,12 @@ use crate::config::Config;
 use crate::del::rebuilt;
 use crate::scratch::{Kept, Scratch};
 
-/// The list of what is alive, under both its names.
-const LISTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
-
 pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     let valid = call.valid_attachments()?;
     let config = Config::lenient(call);
     // First, as it tells what was still alive. That it fails, or is no longer installed, keeps nothing else.
-    let delegates = rebuilt(call, &config).and_then(|delegate| delegate.with(call, &LISTS).run_if_known(call, "GC"));
+    let delegates = rebuilt(call, &config)
+        .and_then(|delegate| delegate.with_valid(call, valid.as_deref()).run_if_known(call, "GC"));
     let mut errors: Vec<Error> = delegates.err().into_iter().collect();
     // Without a list nothing is known to be stale; an empty one says that everything is.
     if let Some(valid) = valid {

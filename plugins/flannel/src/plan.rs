@@ -3,12 +3,15 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use cni::{Call, Error, code, delegate};
+use cni::{Call, Error, ValidAttachment, code, delegate};
 use host::fsutil;
 use serde_json::{Value, json};
 
 use crate::config::{Config, Object, get, raw};
 use crate::subnet::{Problem, SubnetEnv};
+
+/// The list of what is alive, under both its names.
+const LISTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
 /// A plugin and its config.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +78,16 @@ impl Delegate {
             }
         }
         self
+    }
+
+    /// The same with the list of the attachments that are alive, where the call has one: `null` is an empty one.
+    #[must_use]
+    pub(crate) fn with_valid(self, call: &Call, valid: Option<&[ValidAttachment]>) -> Self {
+        let mut delegate = self.with(call, &LISTS);
+        if valid.is_some_and(<[_]>::is_empty) {
+            set(&mut delegate.config, LISTS[0], json!([]));
+        }
+        delegate
     }
 
     /// Runs it for a verb that prints nothing; `env` replaces variables of the call. Error: the delegate's own.

@@ -16,7 +16,6 @@
 use std::cell::Cell;
 use std::fmt::Write;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use cni::attachment::sha512_hex;
@@ -44,7 +43,6 @@ const MAX_PORTS: usize = 15;
 const MAX_COMMENT: usize = 255;
 /// Other calls are waited for as long.
 const PATIENCE: Duration = Duration::from_secs(10);
-const LOCK: &str = "/run/oxbridge/portmap-iptables.lock";
 
 /// The interface whose chain has the reference's name: the first of a container, with every runtime.
 const FIRST_INTERFACE: &str = "eth0";
@@ -82,7 +80,7 @@ fn digest(attachment: &Attachment) -> String {
 ///
 /// Errors: a port is another attachment's; nothing was changed then.
 pub(crate) fn install(attachment: &Attachment, target: &Target<'_>, made: &Cell<bool>) -> Result<(), Error> {
-    // The lock keeps us apart; who uses another folder for it, or is the reference, may still come in between.
+    // The lock keeps us apart; the reference may still come in between.
     let _lock = lock()?;
     let mut saved = save(target.family())?;
     for _ in 0..ATTEMPTS {
@@ -127,12 +125,8 @@ pub(crate) fn ensure_installed(family: Family) -> Result<(), Error> {
 }
 
 fn lock() -> Result<Lock, Error> {
-    let path = Path::new(LOCK);
-    let failed = |e: &dyn std::fmt::Display| Error::internal(format!("failed to lock the iptables rules: {e}"));
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|e| failed(&e))?;
-    }
-    Lock::exclusive(path, 0o600, PATIENCE).map_err(|e| Error::new(cni::code::TRY_AGAIN, failed(&e).msg))
+    Lock::in_namespace("portmap-iptables", PATIENCE)
+        .map_err(|e| Error::new(cni::code::TRY_AGAIN, format!("failed to lock the iptables rules: {e}")))
 }
 
 fn save(family: Family) -> Result<String, Error> {

@@ -296,7 +296,7 @@ impl Case<'_> {
             Previous::None => json!({}),
             Previous::Garbage => json!({ "prevResult": { "ips": 5, "interfaces": "x" } }),
         };
-        let del = |plugin: &Value, notes: &mut Vec<String>| {
+        let del = |plugin: &Value, netns: &str, notes: &mut Vec<String>| {
             // Runtimes call DEL until it succeeds, and sometimes after it.
             for turn in ["DEL", "second DEL"] {
                 let config = with(plugin, patch.clone());
@@ -307,7 +307,7 @@ impl Case<'_> {
             }
         };
         for plugin in self.plugins.iter().rev() {
-            del(&by_then(plugin, config), &mut notes);
+            del(&by_then(plugin, config), netns, &mut notes);
         }
         // What the reference puts on a link goes with the link.
         let is_undone_alone = !is_reference() && made_by == Suite::Tested && interface == Interface::There;
@@ -318,7 +318,9 @@ impl Case<'_> {
             notes.extend(Some(without.0.diff(&host.snapshot())).filter(|diff| !diff.is_empty()));
         }
         let first = if self.plugins.len() == 1 { self.first.clone() } else { by_then(self.first, config) };
-        del(&first, &mut notes);
+        // Without the namespace the reference's bridge removes nothing but addresses: another plugin is under test here.
+        let is_helper = is_reference() && self.plugins.len() == 1;
+        del(&first, if is_helper { &pod.path } else { netns }, &mut notes);
         match self.circumstances.exception() {
             Some(_) => self.del_after_the_end(pod, &mut notes),
             None => host.unmount(&pod.path),
@@ -350,7 +352,7 @@ fn with_policy(policy: &str) -> Value {
 
 /// The plugin alone behind `bridge`.
 fn behind_bridge(plugin: Value, of: Matrix) {
-    case(|| matrix(&bridge(), &[plugin], of));
+    matrix(&bridge(), &[plugin], of);
 }
 
 #[test]
@@ -378,62 +380,62 @@ fn the_whole_chain_whatever_is_missing() {
 
 #[test]
 fn portmap_with_the_result() {
-    behind_bridge(portmap(), USUAL);
+    case(|| behind_bridge(portmap(), USUAL));
 }
 
 #[test]
 fn portmap_whatever_is_missing() {
-    behind_bridge(portmap(), WHOLE);
+    case(|| behind_bridge(portmap(), WHOLE));
 }
 
 #[test]
 fn portmap_with_iptables_whatever_is_missing() {
-    behind_bridge(with_iptables(&portmap()), PART);
+    case(|| behind_bridge(with_iptables(&portmap()), PART));
 }
 
 #[test]
 fn firewall_with_the_result() {
-    behind_bridge(firewall(), USUAL);
+    case(|| behind_bridge(firewall(), USUAL));
 }
 
 #[test]
 fn firewall_whatever_is_missing() {
-    behind_bridge(firewall(), WHOLE);
+    case(|| behind_bridge(firewall(), WHOLE));
 }
 
 #[test]
 fn firewall_with_iptables_whatever_is_missing() {
-    behind_bridge(with_iptables(&firewall()), PART);
+    case(|| behind_bridge(with_iptables(&firewall()), PART));
 }
 
 #[test]
 fn firewall_same_bridge_whatever_is_missing() {
-    behind_bridge(with_policy("same-bridge"), PART);
+    case(|| behind_bridge(with_policy("same-bridge"), PART));
 }
 
 #[test]
 fn firewall_isolated_whatever_is_missing() {
-    behind_bridge(with_policy("isolated"), PART);
+    case(|| behind_bridge(with_policy("isolated"), PART));
 }
 
 #[test]
 fn tuning_with_the_result() {
-    behind_bridge(tuning(), Matrix { namespaces: &[Namespace::Alive], ..USUAL });
+    case(|| behind_bridge(tuning(), Matrix { namespaces: &[Namespace::Alive], ..USUAL }));
 }
 
 #[test]
 fn tuning_whatever_is_missing() {
-    behind_bridge(tuning(), WHOLE);
+    case(|| behind_bridge(tuning(), WHOLE));
 }
 
 #[test]
 fn bandwidth_with_the_result() {
-    behind_bridge(bandwidth(), USUAL);
+    case(|| behind_bridge(bandwidth(), USUAL));
 }
 
 #[test]
 fn bandwidth_whatever_is_missing() {
-    behind_bridge(bandwidth(), WHOLE);
+    case(|| behind_bridge(bandwidth(), WHOLE));
 }
 
 /// Two pods' worth of the plugin, of which GC is told to keep one, then none.

@@ -217,18 +217,17 @@ fn at_once(plugins: &[Value], iptables: bool) -> Vec<Damage> {
 }
 
 /// Removes everything in the ruleset, one thing after the other, from a chain of plugins with these keys.
-fn every_rule_is_missed(plugins: Vec<Value>, iptables: bool, least: usize) {
+fn every_rule_is_missed(host: &Host, plugins: Vec<Value>, iptables: bool, least: usize) {
     if tests::settings::is_reference() {
         tests::skip("it is about our tables");
     }
-    let host = Host::new();
     let pod = host.pod();
-    let chain = Chain::new(&host, plugins);
+    let chain = Chain::new(host, plugins);
     let result = chain.add(&pod);
-    backup(&host);
+    backup(host);
     let enumerate = || {
-        let mut all = in_our_tables(&host);
-        all.extend(in_iptables(&host));
+        let mut all = in_our_tables(host);
+        all.extend(in_iptables(host));
         all.retain(|damage| !damage.is_ignored());
         all
     };
@@ -238,11 +237,11 @@ fn every_rule_is_missed(plugins: Vec<Value>, iptables: bool, least: usize) {
         // Anew: handles change when a rule is made again.
         let damage = enumerate().swap_remove(number);
         wrong += &played(&chain, &pod, &result, &damage);
-        restore(&host);
+        restore(host);
     }
     for damage in at_once(&chain.plugins, iptables) {
         wrong += &played(&chain, &pod, &result, &damage);
-        restore(&host);
+        restore(host);
     }
     assert!(wrong.is_empty(), "of {count}:{wrong}");
     chain.check(&pod, &result);
@@ -258,7 +257,12 @@ fn played(chain: &Chain<'_>, pod: &Pod, result: &Value, damage: &Damage) -> Stri
 fn every_rule_with_same_bridge() {
     case(|| {
         let keys = json!({ "hairpinMode": true });
-        every_rule_is_missed(plugins(keys, json!({}), json!({ "ingressPolicy": "same-bridge" })), false, 40);
+        every_rule_is_missed(
+            &Host::new(),
+            plugins(keys, json!({}), json!({ "ingressPolicy": "same-bridge" })),
+            false,
+            40,
+        );
     });
 }
 
@@ -266,16 +270,27 @@ fn every_rule_with_same_bridge() {
 fn every_rule_with_isolated() {
     case(|| {
         let (keys, ports) = (json!({ "portIsolation": true }), json!({ "masqAll": true }));
-        every_rule_is_missed(plugins(keys, ports, json!({ "ingressPolicy": "isolated" })), false, 40);
+        every_rule_is_missed(&Host::new(), plugins(keys, ports, json!({ "ingressPolicy": "isolated" })), false, 40);
     });
+}
+
+/// All with their iptables backends.
+fn iptables() -> Vec<Value> {
+    let iptables = json!({ "backend": "iptables" });
+    plugins(json!({ "ipMasqBackend": "iptables" }), iptables.clone(), iptables)
 }
 
 #[test]
 fn every_rule_of_the_iptables_backends() {
+    case(|| every_rule_is_missed(&Host::new(), iptables(), true, 40));
+}
+
+#[test]
+fn every_rule_of_the_iptables_backends_of_the_old_kind() {
     case(|| {
-        let iptables = json!({ "backend": "iptables" });
-        let keys = json!({ "ipMasqBackend": "iptables" });
-        every_rule_is_missed(plugins(keys, iptables.clone(), iptables), true, 40);
+        let host = Host::new();
+        host.use_legacy_iptables();
+        every_rule_is_missed(&host, iptables(), true, 40);
     });
 }
 
@@ -438,8 +453,7 @@ fn configs() -> Vec<Vec<Value>> {
     for policy in ["open", "same-bridge", "isolated"] {
         all.push(plugins(json!({}), json!({ "masqAll": true }), json!({ "ingressPolicy": policy })));
     }
-    let iptables = json!({ "backend": "iptables" });
-    all.push(plugins(json!({ "ipMasqBackend": "iptables" }), iptables.clone(), iptables));
+    all.push(iptables());
     let tuning = json!({ "type": "tuning", "sysctl": { "net.ipv4.conf.IFNAME.arp_filter": "1 2",
                          "net.ipv4.ip_local_port_range": "2000 3000" } });
     all.push(vec![config::dual_stack(), with(&chained::tuning(), tuning)]);

@@ -14,13 +14,14 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use serde_json::{Value, json};
-use tests::{Host, Place, case, config::with, traffic::assert_reaches, traffic::outside::SERVER4};
+use tests::{Host, Place, case, config::with, settings, skip, traffic::assert_reaches, traffic::outside::SERVER4};
 use zbus::{
     blocking::{MessageIterator, connection},
     message,
 };
 
 use crate::firewall::{Chain, address, elements, rules};
+use crate::sweep::make_due;
 
 const SOCKET: &str = "/run/dbus/system_bus_socket";
 const CONFIG: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
@@ -55,7 +56,7 @@ impl Bus {
         });
         let Ok(child) = child else { tests::skip("there is no dbus-daemon (package dbus)") };
         let bus = Self(child);
-        wait_until(|| host.exists(SOCKET));
+        wait_until(|| host.enter(|| UnixStream::connect(SOCKET).is_ok()));
         bus
     }
 }
@@ -180,6 +181,27 @@ fn del_knows_the_sources_without_a_result_or_the_same_config() {
         let keys = json!({ "cniVersion": "1.1.0", "cni.dev/valid-attachments": [] });
         host.plugin("firewall").verb("GC").config(&with(&chain.firewall, keys)).run().ok();
         assert_eq!(list(&sources), [""; 0]);
+    });
+}
+
+#[test]
+fn sources_of_a_pod_that_ended_without_a_del_go_at_a_later_add() {
+    case(|| {
+        if settings::is_reference() {
+            skip("the reference has nothing of the kind");
+        }
+        let host = Host::new();
+        let _bus = Bus::start(&host);
+        let sources = firewalld(&host);
+        let chain = Chain::new(&host, json!({}));
+        let (gone, next) = (host.pod(), host.pod());
+        chain.add(&gone);
+        drop(gone);
+        host.wait_for_ports(0);
+        make_due(&host);
+        let result = chain.add(&next);
+        assert_eq!(list(&sources), in_zone(&result, "trusted"));
+        assert_eq!(elements(&host, "ip", "fw-firewalld"), [address(&result, 4)]);
     });
 }
 

@@ -268,7 +268,7 @@ fn a_program_that_is_missing_or_fails_undoes_everything() {
         let before = host.snapshot();
         chain.call(&pod, &result).env("PATH", "").add().failure().is(999, "ip filter|iptables");
         host.assert_as(&before);
-        host.write("/run/test/bin/iptables-nft-restore", "#!/bin/sh\necho no room >&2\nexit 4\n");
+        host.write("/run/test/bin/iptables-nft-restore", "#!/bin/sh\necho no room >&2\nexit 1\n");
         host.run("chmod +x /run/test/bin/iptables-nft-restore");
         chain.call(&pod, &result).env("PATH", "/run/test/bin:/usr/bin:/bin").add().failure().is(999, "no room");
         host.assert_as(&before);

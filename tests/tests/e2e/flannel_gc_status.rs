@@ -70,6 +70,12 @@ fn the_delegate_gets_the_list_and_a_del_for_each_stale_attachment() {
         assert_eq!(given("GC")["name"], "cbr0");
         assert_eq!(given("DEL")["marker"], "then");
         assert!(host.read("/run/test/env.DEL").unwrap().lines().any(|line| line == "CNI_NETNS="));
+        // An empty list, as Go may write it.
+        let mut null = newest(&fake()).to_string();
+        null.replace_range(null.len() - 1.., r#","cni.dev/valid-attachments":null}"#);
+        host.plugin("flannel").verb("GC").env("CNI_PATH", &path()).stdin(null).run().ok();
+        assert_eq!(given("GC")["cni.dev/valid-attachments"], json!([]));
+        assert!(host.files(OWN).is_empty());
     });
 }
 

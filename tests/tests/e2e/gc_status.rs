@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 use tests::{
-    Host, Place, Pod, Reply, case,
+    Host, Network, Place, Pod, Reply, case,
     config::{self, STORE, with},
     host::SCRATCH,
+    settings::not_for_reference,
     traffic::assert_reaches,
 };
 
@@ -107,6 +108,23 @@ fn the_early_spelling_of_the_list_is_understood() {
     });
 }
 
+/// So Go writes a list to which nothing was added: that of a node after a reboot.
+#[test]
+fn null_is_an_empty_list() {
+    case(|| {
+        not_for_reference("it does not speak 1.1.0 in this version");
+        let host = Host::new();
+        let config = newest(&config::everything());
+        let before = host.warm_up(&config);
+        host.plugin("bridge").pod(&host.pod()).config(&config).add().ok();
+        let (mut config, list) =
+            (config.to_string(), r#","cni.dev/valid-attachments":null,"cni.dev/attachments":null}"#);
+        config.replace_range(config.len() - 1.., list);
+        host.plugin("bridge").verb("GC").stdin(config).run().ok();
+        host.assert_as(&before);
+    });
+}
+
 #[test]
 fn another_attachment_of_a_valid_container_goes() {
     case(|| {
@@ -185,6 +203,24 @@ fn status_says_why_add_could_not_work() {
         ] {
             let config = newest(&with(&config::bridge(), patch));
             host.plugin("bridge").verb("STATUS").config(&config).run().failure().is(50, fragment);
+        }
+    });
+}
+
+/// For runtimes that share a folder of configs: neither knows the other's pods. cnitool knows none at all.
+#[test]
+fn a_list_with_disable_gc_keeps_everything() {
+    case(|| {
+        not_for_reference("it does not speak 1.1.0 in this version");
+        for disabled in [true, false] {
+            let host = Host::new();
+            let list = json!({ "cniVersion": "1.1.0", "name": "net", "disableGC": disabled,
+                "plugins": [newest(&config::bridge())] });
+            let network = Network::of_list(&host, &list);
+            let pod = host.pod();
+            network.add(&pod).ok();
+            network.call("gc", &pod).run().ok();
+            assert_eq!(pod.link("eth0").is_some(), disabled);
         }
     });
 }

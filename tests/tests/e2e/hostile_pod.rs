@@ -191,7 +191,7 @@ fn mischief() -> Vec<(&'static str, Vec<&'static str>, Option<&'static str>)> {
         ("down", vec!["ip link set eth0 down"], Some("eth0")),
         ("other MAC", vec!["ip link set eth0 address 02:00:00:00:00:99"], Some("02:00:00:00:00:99")),
         ("no address", vec!["ip address flush dev eth0"], Some("10.22.0")),
-        ("another's address", vec!["ip address add 10.22.0.4/24 dev eth0"], None),
+        ("another's address", vec!["ip address add OTHER/24 dev eth0"], None),
         ("the gateway's address", vec!["ip address add 10.22.0.1/24 dev eth0"], None),
         ("no routes", vec!["ip route delete default"], Some("0.0.0.0/0")),
         ("tiny MTU", vec!["ip link set eth0 mtu 68"], None),
@@ -205,16 +205,25 @@ fn mischief() -> Vec<(&'static str, Vec<&'static str>, Option<&'static str>)> {
     ]
 }
 
-/// Two pods with all that bridge can make, and the host's state before.
+/// All that bridge can make.
+fn everything() -> Value {
+    with(&config::everything(), json!({ "ipam": config::host_local(&["10.22.0.0/24"]) }))
+}
+
+/// Two pods with that, and the host's state before.
 fn neighbours(host: &Host) -> (Value, Snapshot, [(Pod, Value); 2]) {
-    let config = with(&config::everything(), json!({ "ipam": config::host_local(&["10.22.0.0/24"]) }));
+    let config = everything();
     let before = host.warm_up(&config);
-    let pods = [(); 2].map(|()| {
-        let pod = host.pod();
-        let result = host.plugin("bridge").pod(&pod).config(&config).add().result();
-        (pod, result)
-    });
+    let pods = two(host, &config);
     (config, before, pods)
+}
+
+fn two(host: &Host, config: &Value) -> [(Pod, Value); 2] {
+    [(); 2].map(|()| {
+        let pod = host.pod();
+        let result = host.plugin("bridge").pod(&pod).config(config).add().result();
+        (pod, result)
+    })
 }
 
 /// DEL of both leaves nothing; the one that was left alone works to the end.
@@ -231,11 +240,14 @@ fn end(host: &Host, config: &Value, before: &Snapshot, [(attacker, result), (oth
 #[test]
 fn check_names_what_a_pod_did_to_its_interface_and_del_cleans_up() {
     case(|| {
+        let host = Host::new();
+        let config = everything();
+        let before = host.warm_up(&config);
         for (what, lines, said) in mischief() {
-            let host = Host::new();
-            let (config, before, pods) = neighbours(&host);
-            let [(attacker, result), _] = &pods;
-            lines.iter().for_each(|line| drop(attacker.run(line)));
+            let pods = two(&host, &config);
+            let [(attacker, result), (_, others)] = &pods;
+            let other = tests::pod::ips(others)[0].to_string();
+            lines.iter().for_each(|line| drop(attacker.run(&line.replace("OTHER", &other))));
             let check = host.plugin("bridge").pod(attacker).config_with(&config, result).check();
             match said {
                 Some(text) => _ = check.failure().is(999, text),

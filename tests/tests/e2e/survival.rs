@@ -61,8 +61,8 @@ const EVENTS: [Event; 7] = [
 ];
 
 /// A way to have the rules: its plugins, and what stands on the host before.
-struct Backend<'a> {
-    before: &'a str,
+struct Backend {
+    before: &'static str,
     plugins: [Value; 3],
 }
 
@@ -147,32 +147,31 @@ fn shell(host: &Host, commands: &str) {
     host.run("sh /run/test/event.sh");
 }
 
-fn survives(backend: &Backend<'_>, expected: &Expected) {
-    let host = Host::new();
+fn survives(host: &Host, backend: &Backend, expected: &Expected) {
     let _outside = [SERVER4, SERVER6].map(|address| Server::start(host.outside(), "outside", at(address, OUTSIDE)));
-    shell(&host, backend.before);
-    let chain = Chain::new(&host, backend.plugins.to_vec());
+    shell(host, backend.before);
+    let chain = Chain::new(host, backend.plugins.to_vec());
     let (pod, other) = (host.pod(), host.pod());
     let _server = Server::start(&pod, "pod", at("::", 80));
-    let others = Chain::new(&host, other_pods(&backend.plugins));
+    let others = Chain::new(host, other_pods(&backend.plugins));
     let mut wrong = String::new();
     for (event, (survivors, complainers)) in EVENTS.into_iter().zip(expected) {
-        shell(&host, event.before);
+        shell(host, event.before);
         let result = chain.add(&pod);
         assert_eq!(complaints(&chain, &pod, &result), BTreeSet::new(), "before {event:?}");
-        assert_eq!(surviving(&host, &pod, ALL), ALL, "before {event:?}");
-        shell(&host, event.commands);
-        let found = surviving(&host, &pod, survivors);
+        assert_eq!(surviving(host, &pod, ALL), ALL, "before {event:?}");
+        shell(host, event.commands);
+        let found = surviving(host, &pod, survivors);
         let names = complaints(&chain, &pod, &result);
         let expected: BTreeSet<_> = complainers.iter().map(|name| (*name).to_owned()).collect();
         if found != *survivors || names != expected {
             wrong += &format!("\n{}: {found:?}, {names:?} instead of {survivors:?}, {expected:?}", event.name);
         }
-        shell(&host, event.after);
-        shell(&host, backend.before);
+        shell(host, event.after);
+        shell(host, backend.before);
         // The next ADD mends what all pods share.
         let of_other = others.add(&other);
-        let mended = surviving(&host, &other, "E4 E6");
+        let mended = surviving(host, &other, "E4 E6");
         let names = complaints(&others, &other, &of_other);
         if !mended.ends_with("E4 E6") || !names.is_empty() {
             wrong += &format!("\n{}: the next pod has {mended:?}, {names:?}", event.name);
@@ -190,7 +189,7 @@ fn natively() {
         let backend = Backend { before: "", plugins: plugins(json!({}), json!({}), json!({})) };
         let nothing: (_, &[_]) = ("", &["bridge", "portmap", "firewall"]);
         let all: (_, &[_]) = (ALL, &[]);
-        survives(&backend, &[nothing, all, all, all, all, all, all]);
+        survives(&Host::new(), &backend, &[nothing, all, all, all, all, all, all]);
     });
 }
 
@@ -202,7 +201,7 @@ fn natively_beside_an_iptables_that_drops() {
         let nothing: (_, &[_]) = ("", &["bridge", "portmap", "firewall"]);
         let (all, v4, none): ((_, &[_]), (_, &[_]), (_, &[_])) =
             ((ALL, &[]), ("P4 E4", &["firewall"]), ("", &["firewall"]));
-        survives(&backend, &[nothing, (ALL, &["firewall"]), none, all, all, v4, all]);
+        survives(&Host::new(), &backend, &[nothing, (ALL, &["firewall"]), none, all, all, v4, all]);
     });
 }
 
@@ -226,7 +225,7 @@ fn with_iptables() {
             ("P4 E4", &["firewall"]),
             all,
         ];
-        survives(&Backend { before: DROP, plugins: iptables() }, &expected);
+        survives(&Host::new(), &Backend { before: DROP, plugins: iptables() }, &expected);
     });
 }
 
@@ -234,22 +233,14 @@ fn with_iptables() {
 fn with_iptables_of_the_old_kind() {
     case(|| {
         only_ours();
-        if Host::new().try_run("iptables-legacy -t nat -S").is_err() {
-            tests::skip("there is no iptables-legacy, or the kernel has no x_tables");
-        }
-        let before = format!(
-            "mountpoint -q /usr/local/sbin || mount -t tmpfs tmpfs /usr/local/sbin
-             for p in iptables ip6tables; do for s in '' -save -restore; do
-               ln -sf /usr/sbin/$p-legacy$s /usr/local/sbin/$p$s
-             done; done
-             {DROP}"
-        );
         // Its guard of 127.0.0.0/8 is in our table, and so are the elements that the firewall goes by.
         let flushed: (_, &[_]) = (ALL, &["portmap", "firewall"]);
         let nothing: (_, &[_]) = ("", &["bridge", "portmap", "firewall"]);
         let all: (_, &[_]) = (ALL, &[]);
         let expected = [flushed, all, nothing, all, ("P6 E6", &["bridge", "portmap"]), ("P4 E4", &["firewall"]), all];
-        survives(&Backend { before: &before, plugins: iptables() }, &expected);
+        let host = Host::new();
+        host.use_legacy_iptables();
+        survives(&host, &Backend { before: DROP, plugins: iptables() }, &expected);
     });
 }
 

@@ -46,7 +46,7 @@ fn numbered<'h>(host: &'h Host, plugins: &[Value], number: u16) -> Chain<'h> {
 }
 
 /// Makes the next sweep due, as if a minute had gone by.
-fn make_due(host: &Host) {
+pub(crate) fn make_due(host: &Host) {
     host.enter(|| {
         for name in std::fs::read_dir(STAMPS).unwrap().flatten().map(|entry| entry.path()) {
             if name.to_string_lossy().contains("-swept-") {

@@ -211,20 +211,6 @@ fn del_and_gc_are_told_who_holds_the_store() {
     });
 }
 
-/// Puts the old kind of iptables in the place of the new one, and skips the test where there is none.
-fn legacy(host: &Host) -> String {
-    if host.try_run("iptables-legacy -t nat -S").is_err() || host.try_run("ip6tables-legacy -t nat -S").is_err() {
-        tests::skip("there is no iptables-legacy, or the kernel has no x_tables");
-    }
-    host.run("mkdir -p /run/test/legacy");
-    for program in ["iptables", "ip6tables"] {
-        for suffix in ["", "-save", "-restore"] {
-            host.run(&format!("ln -s /usr/sbin/{program}-legacy{suffix} /run/test/legacy/{program}{suffix}"));
-        }
-    }
-    "/run/test/legacy:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()
-}
-
 #[test]
 fn the_lock_of_x_tables_is_named_with_its_holder() {
     case(|| {
@@ -235,17 +221,18 @@ fn the_lock_of_x_tables_is_named_with_its_holder() {
             with(&chained::portmap(), iptables.clone()),
             with(&chained::firewall(), iptables),
         ];
+        // On this thread, which can be skipped.
+        Host::new().use_legacy_iptables();
         thread::scope(|s| {
             for number in 0..plugins.len() {
                 let plugins = &plugins;
                 s.spawn(move || {
                     let host = Host::new();
-                    let path = legacy(&host);
+                    host.use_legacy_iptables();
                     let chain = Chain::new(&host, plugins.to_vec());
                     let pod = host.pod();
-                    let call = |plugin: &Value, result: &Value| {
-                        chain.call(plugin).pod(&pod).config_with(plugin, result).env("PATH", &path)
-                    };
+                    let call =
+                        |plugin: &Value, result: &Value| chain.call(plugin).pod(&pod).config_with(plugin, result);
                     let mut result = Value::Null;
                     for plugin in &plugins[..number] {
                         result = call(plugin, &result).add().result();

@@ -36,6 +36,11 @@ impl<'s> Scene<'s> {
         if let Some(delegate) = subject.delegate {
             wrap(&host, delegate);
         }
+        if subject.is_first {
+            let pod = host.pod();
+            let before = Snapshot::with_pod(&host, &pod);
+            return Self { subject, host, pod, first: Value::Null, before, is_worn: Cell::new(false) };
+        }
         let all = [&subject.before[..], &subject.plugins].concat();
         // What stays for good is there; twice, for the bridge's MTU.
         for _ in 0..2 {
@@ -129,8 +134,8 @@ impl<'s> Scene<'s> {
     }
 
     /// The calls of a run without a fault: the shortest of some, as a look that others disturb is taken again.
-    pub(crate) fn calls(&self, verb: Verb) -> Vec<SystemCall> {
-        (0..TRIES).map(|_| self.trace(verb)).min_by_key(Vec::len).unwrap()
+    pub(crate) fn calls(subject: &Subject, verb: Verb) -> Vec<SystemCall> {
+        (0..TRIES).map(|_| Scene::new(subject).trace(verb)).min_by_key(Vec::len).unwrap()
     }
 
     fn trace(&self, verb: Verb) -> Vec<SystemCall> {
@@ -150,8 +155,14 @@ impl<'s> Scene<'s> {
 
     /// How all is now, compared with how it was before: a line for each difference.
     pub(crate) fn difference(&self) -> Vec<String> {
-        let diff = self.before.diff(&Snapshot::with_pod(&self.host, &self.pod));
-        diff.lines().map(str::to_owned).collect()
+        let now = Snapshot::with_pod(&self.host, &self.pod);
+        if self.subject.is_first {
+            let diff = self.before.diff_without_skeleton(&now);
+            // Empty tables, and forwarding, stay.
+            let is_skeleton = |line: &&str| line[2..].starts_with("nft {") || line[2..].starts_with("sysctl ");
+            return diff.lines().filter(|line| !is_skeleton(line)).map(str::to_owned).collect();
+        }
+        self.before.diff(&now).lines().map(str::to_owned).collect()
     }
 
     /// The same after DEL, which forgives what DEL leaves on purpose to the pod's end: sysctls, and a queueing
@@ -161,6 +172,10 @@ impl<'s> Scene<'s> {
         if lines.iter().any(|line| line.contains("pod sysctl")) {
             self.pod.run("sysctl -q -w net.ipv4.conf.eth0.arp_filter=0");
             lines.retain(|line| !line.contains("pod sysctl"));
+        }
+        if self.subject.is_first {
+            // So does the bridge.
+            lines.retain(|line| !line.contains("br0"));
         }
         let target = &self.subject.plugins[self.subject.target];
         if target["type"] == "bandwidth" {

@@ -113,9 +113,12 @@ impl Row {
         }
     }
 
-    /// Whether how often this call is made depends on how quick others are.
-    pub(crate) fn is_a_matter_of_time(&self) -> bool {
-        matches!(&*self.call, "poll" | "wait4" | "sched_yield" | "nanosleep" | "clock_nanosleep" | "read" | "recvfrom")
+    /// Whether how often this call is made depends on what others do meanwhile: how long it is waited for them, how much
+    /// there is to be read. (Memory follows from that.)
+    pub(crate) fn depends_on_others(&self) -> bool {
+        const THESE: [&str; 9] =
+            ["poll", "wait4", "sched_yield", "nanosleep", "clock_nanosleep", "read", "recvfrom", "mmap", "munmap"];
+        THESE.contains(&&*self.call)
     }
 }
 

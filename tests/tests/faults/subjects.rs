@@ -19,6 +19,8 @@ pub(crate) struct Subject {
     pub(crate) delegate: Option<&'static str>,
     /// Whether the plugin is a subject by itself as well: then it is only killed here.
     pub(crate) is_known: bool,
+    /// Each ADD is the first on its host: bridge, tables and folders are not there yet.
+    pub(crate) is_first: bool,
     /// What the host needs.
     pub(crate) prepare: fn(&Host),
 }
@@ -33,6 +35,7 @@ impl Subject {
             target: 0,
             delegate: None,
             is_known: false,
+            is_first: false,
             prepare: |_| (),
         }
     }
@@ -50,6 +53,11 @@ impl Subject {
 
 pub(crate) fn bridge() -> Subject {
     Subject::alone("bridge", config::everything())
+}
+
+/// bridge on a new node.
+pub(crate) fn bridge_first() -> Subject {
+    Subject { name: "bridge, first pod", is_first: true, ..bridge() }
 }
 
 /// host-local, and what bridge makes of its failures.

@@ -50,6 +50,8 @@ pub struct Running {
     said: Vec<u8>,
     /// Whether it has ended, or was given up.
     done: bool,
+    /// Whether it has succeeded all the same, when it was given up.
+    succeeded_late: bool,
 }
 
 /// Why [`Running::pump`] returned.
@@ -73,6 +75,7 @@ impl Running {
             stderr: errors,
             said: Vec::new(),
             done: false,
+            succeeded_late: false,
         };
         // It can begin with its work while the caller does something else. Errors show again in `wait`.
         while running.stdin.is_some() && running.transfer(Duration::ZERO).is_ok_and(|ready| ready) {}
@@ -84,6 +87,10 @@ impl Running {
     /// Errors: the delegate's own; code 11 if it was not done by its deadline, and had to be ended; 999 if it died
     /// without a word, or printed more than 16 MiB.
     pub fn wait(mut self) -> Result<Vec<u8>, Error> {
+        self.collect()
+    }
+
+    fn collect(&mut self) -> Result<Vec<u8>, Error> {
         let status = self.finish()?;
         let stdout = std::mem::take(&mut self.received);
         if status.success() {
@@ -100,11 +107,14 @@ impl Running {
     }
 
     /// [`wait_result`](Self::wait_result) that says when the delegate has succeeded, before its answer is looked at:
-    /// from then on there is something to undo, readable or not.
-    pub fn wait_then(self, call: &Call, succeeded: impl FnOnce()) -> Result<AddResult, Error> {
+    /// from then on there is something to undo, readable or not, and even where its answer came too late.
+    pub fn wait_then(mut self, call: &Call, succeeded: impl FnOnce()) -> Result<AddResult, Error> {
         let what = self.what.clone();
-        let stdout = self.wait()?;
-        succeeded();
+        let answer = self.collect();
+        if answer.is_ok() || self.succeeded_late {
+            succeeded();
+        }
+        let stdout = answer?;
         if stdout.iter().all(u8::is_ascii_whitespace) {
             return Err(Error::internal(format!("{what} printed no result")));
         }
@@ -145,7 +155,8 @@ impl Running {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
         self.received.clear();
-        if matches!(self.pump(Instant::now() + TERM_TIMEOUT), Ok(End::Exited(_))) {
+        if let Ok(End::Exited(status)) = self.pump(Instant::now() + TERM_TIMEOUT) {
+            self.succeeded_late = status.success();
             return;
         }
         let _ = self.child.kill();

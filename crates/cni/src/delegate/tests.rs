@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use tempfile::TempDir;
 
 use super::*;
-use crate::Env;
+use crate::{Env, code};
 
 /// Between writing a script and starting it no other test may start a process: it would inherit the open file, which
 /// makes the script busy for a moment.
@@ -133,6 +133,20 @@ fn deadline() {
     let error = stubborn.start(b"", Duration::from_millis(100)).wait().unwrap_err();
     assert_eq!(error.code, 11);
     assert!((2..4).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn one_that_succeeds_when_it_is_ended_is_to_be_undone() {
+    let undone = |script: &str| {
+        let fixture = Fixture::new(script);
+        let mut succeeded = false;
+        let running = fixture.start(&fixture.call.stdin, Duration::from_secs(3));
+        let error = running.wait_then(&fixture.call, || succeeded = true).unwrap_err();
+        assert_eq!(error.code, code::TRY_AGAIN);
+        succeeded
+    };
+    assert!(undone("trap 'exit 0' TERM; while :; do sleep 0.01; done"));
+    assert!(!undone("exec sleep 60"));
 }
 
 #[test]

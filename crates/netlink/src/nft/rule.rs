@@ -15,7 +15,6 @@ const NFT_META_OIFNAME: u32 = 7;
 const NFT_META_L4PROTO: u32 = 16;
 const NFT_CT_STATE: u32 = 0;
 const NFT_CT_STATUS: u32 = 2;
-const NFT_CT_PROTO_DST: u32 = 12;
 const NFT_CT_DST_IP: u32 = 20;
 const NFT_CT_DST_IP6: u32 = 22;
 /// `IP_CT_DIR_ORIGINAL`
@@ -70,8 +69,6 @@ pub enum Part {
     OriginalDestination4,
     /// IPv6 address that the connection's first packet was for: `ct original ip6 daddr`.
     OriginalDestination6,
-    /// Port that the connection's first packet was for: `ct original proto-dst`.
-    OriginalDestinationPort,
 }
 
 impl Part {
@@ -81,7 +78,6 @@ impl Part {
             Self::InputName | Self::OutputName | Self::OriginalDestination6 => 16,
             Self::Protocol => 1,
             Self::OriginalDestination4 => 4,
-            Self::OriginalDestinationPort => 2,
         }
     }
 }
@@ -271,7 +267,6 @@ impl RuleBody<'_, '_> {
             Part::Protocol => self.load_meta(NFT_META_L4PROTO, register),
             Part::OriginalDestination4 => self.load_original(NFT_CT_DST_IP, register),
             Part::OriginalDestination6 => self.load_original(NFT_CT_DST_IP6, register),
-            Part::OriginalDestinationPort => self.load_original(NFT_CT_PROTO_DST, register),
         };
     }
 

@@ -109,13 +109,14 @@ fn our_own_writes_keep_the_index_fresh_and_others_do_not() {
     fs::write(store.path_of(ip(3)), "c3\r\neth0").unwrap();
     assert_eq!(ips_of(&store.lock().unwrap(), &owner(3)), [ip(3)]);
     assert_ne!(index(), built);
-    let built = index();
     for damage in [&b""[..], b"oxbridge", &[0xff; 4000]] {
+        // Of two later ones, the second may get this inode again.
+        let built = index();
         fs::write(store.index_path(), damage).unwrap();
         assert_eq!(ips_of(&store.lock().unwrap(), &owner(2)), [ip(2)]);
+        assert_ne!(index(), built);
+        assert!(fresh());
     }
-    assert_ne!(index(), built);
-    assert!(fresh());
 }
 
 #[test]

@@ -88,7 +88,8 @@ const OUTPUT: &str = "ports-output";
 const FIRST_PREROUTING: &str = "ports-first-prerouting";
 const FIRST_OUTPUT: &str = "ports-first-output";
 const POSTROUTING: &str = "ports-postrouting";
-const GUARD: &str = "ports-guard";
+/// The chain that keeps 127.0.0.0/8 to the host itself.
+pub(crate) const GUARD: &str = "ports-guard";
 const CHAINS: [(&str, Option<Hook>); 11] = [
     (AT_IF_CHAIN, None),
     (ANY_IF_CHAIN, None),
@@ -309,16 +310,6 @@ fn fixed(family: Family) -> Vec<Fixed> {
                 r.in_set(&fields.pod_port(), SNAT).masquerade();
             }),
         );
-        for (part, what) in [(fields.source, "from"), (destination, "to")] {
-            rule(
-                GUARD,
-                &format!("what is {what} the loopback never comes by another link"),
-                Box::new(move |r| {
-                    r.differs(Part::InputName, &name_key("lo"));
-                    r.masked(part, &LOOPBACK_MASK, Comparison::Equal, &LOOPBACK).verdict(&Verdict::Drop);
-                }),
-            );
-        }
     }
     rule(
         POSTROUTING,
@@ -328,7 +319,23 @@ fn fixed(family: Family) -> Vec<Fixed> {
             r.in_set(&fields.pod_port(), SNAT_ALL).masquerade();
         }),
     );
+    if is_v4 {
+        rules.extend(guard());
+    }
     rules
+}
+
+/// Those of the guard.
+fn guard() -> Vec<Fixed> {
+    let rule = |(part, what)| Fixed {
+        chain: GUARD,
+        comment: format!("what is {what} the loopback never comes by another link"),
+        body: Box::new(move |r: &mut RuleBody<'_, '_>| {
+            r.differs(Part::InputName, &name_key("lo"));
+            r.masked(part, &LOOPBACK_MASK, Comparison::Equal, &LOOPBACK).verdict(&Verdict::Drop);
+        }),
+    };
+    [(Offset::IP_SOURCE, "from"), (Offset::IP_DESTINATION, "to")].map(rule).into()
 }
 
 /// The rules of addresses that the host gets later in subnets that it has a part in: nothing of Services is there as
@@ -418,9 +425,19 @@ impl Fields {
 pub(crate) fn first_missing(rules: &[Rule], target: &Target<'_>) -> Option<String> {
     let mut all = fixed(target.family());
     all.push(subnet_rule(target.pod.network()));
-    let gone = all.into_iter().find(|fixed| !ruleset::has(rules, fixed.chain, &fixed.comment));
+    let gone = first_gone(rules, all);
     let conditional = || target.conditions().and_then(|c| first_missing_of(rules, target, c));
-    gone.map(|fixed| format!("rule \"{}\" of chain {}", fixed.comment, fixed.chain)).or_else(conditional)
+    gone.or_else(conditional)
+}
+
+/// The same of the guard.
+pub(crate) fn first_missing_of_guard(rules: &[Rule]) -> Option<String> {
+    first_gone(rules, guard())
+}
+
+fn first_gone(rules: &[Rule], all: Vec<Fixed>) -> Option<String> {
+    let gone = all.into_iter().find(|fixed| !ruleset::has(rules, fixed.chain, &fixed.comment));
+    gone.map(|fixed| format!("rule \"{}\" of chain {}", fixed.comment, fixed.chain))
 }
 
 /// Whether nothing is missing of the rules, and none is there that is of another time.
@@ -485,6 +502,16 @@ pub(crate) fn push_skeleton(batch: &mut Batch, rules: &[Rule], target: &Target<'
     if let Some(conditions) = target.conditions() {
         push_conditions(batch, rules, target, conditions);
     }
+}
+
+/// Adds to a transaction what is missing of the guard alone.
+pub(crate) fn push_guard(batch: &mut Batch, rules: &[Rule]) {
+    let missing: Vec<_> = guard().into_iter().filter(|f| !ruleset::has(rules, f.chain, &f.comment)).collect();
+    if !missing.is_empty() {
+        batch.add_table(Family::Ip, TABLE, ruleset::TABLE_COMMENT);
+        batch.add_chain(Family::Ip, TABLE, GUARD, Some(Hook::INPUT_RAW));
+    }
+    missing.iter().for_each(|rule| push(batch, Family::Ip, rule));
 }
 
 fn push(batch: &mut Batch, family: Family, rule: &Fixed) {

@@ -122,6 +122,7 @@ fn report(ours: &Suite, peer: &Suite, size: Size) -> Result<(), Box<dyn Error>> 
     run("connections", connection::to_published_ports(ours, size, &mut own));
     run("full hosts", size.full.map_or(Ok(()), |full| scale::all(ours, full, size.pods, &mut own)));
     run("start-up", scenario::small_calls(suites, size, &mut sides));
+    run("STATUS", scenario::status(suites, size, &mut sides));
     run("memory and size", scenario::footprint(suites, &mut parts));
     run("memory and size of chained plugins", chain::footprint(suites, &mut parts));
 

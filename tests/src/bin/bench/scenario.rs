@@ -168,6 +168,34 @@ pub(crate) fn small_calls(suites: Pair<'_>, size: Size, table: &mut Table) -> Ou
     Ok(())
 }
 
+/// STATUS, which the kubelet asks for every five seconds. A peer that has none (before 1.6.0) is measured by what it could
+/// not do without: starting the same two programs.
+pub(crate) fn status(suites: Pair<'_>, size: Size, table: &mut Table) -> Outcome<()> {
+    progress("STATUS");
+    let hosts = hosts(suites, "status", "bridge", |store| {
+        masq_config(store).replace("\"cniVersion\":\"1.0.0\"", "\"cniVersion\":\"1.1.0\"")
+    })?;
+    let call = |command, plugin, config| Call { plugin, command, container_id: "", netns: "", config };
+    let ask = |side: usize, calls: &[(&'static str, &'static str)]| -> Outcome<Duration> {
+        let host: &Host<'_> = &hosts[side];
+        host.netns.enter()?;
+        calls.iter().map(|(command, plugin)| host.suite.time(&call(command, plugin, &host.config))).sum()
+    };
+    let asks: &[(&str, &str)] = &[("STATUS", "bridge")];
+    let starts: &[(&str, &str)] = &[("VERSION", "bridge"), ("VERSION", "host-local")];
+    let has_status = ask(1, asks).is_ok();
+    let mut samples: [Vec<Duration>; 2] = Default::default();
+    for turn in 0..size.pods * 2 {
+        for side in turns(turn) {
+            samples[side].push(ask(side, if side == 0 || has_status { asks } else { starts })?);
+        }
+    }
+    let [ours, peer] = samples;
+    let what = if has_status { "" } else { " (the peer has none: VERSION of both)" };
+    table.compare(format!("bridge + host-local STATUS{what}"), &ours, &peer, Some(0.5));
+    Ok(())
+}
+
 /// Memory, binary size and further programs of each plugin.
 pub(crate) fn footprint(suites: Pair<'_>, table: &mut Table) -> Outcome<()> {
     progress("memory, size, programs");
