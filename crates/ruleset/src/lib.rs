@@ -287,7 +287,10 @@ mod tests {
     fn others_are_waited_for_until_the_deadline_and_refusals_are_not() {
         let patience = Duration::from_millis(20);
         let turns = Cell::new(0);
-        let turn = |_| Some(turns.set(turns.get() + 1));
+        let turn = |_| {
+            turns.set(turns.get() + 1);
+            Some(())
+        };
         let error = transaction_within(patience, "adding", turn, || Err(Errno::ERESTART.into())).unwrap_err();
         assert_eq!(turns.take(), 1, "taken once, and kept");
         assert_eq!(error.code, cni::code::TRY_AGAIN);
