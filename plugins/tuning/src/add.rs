@@ -1,5 +1,7 @@
 //! ADD: one transaction. Whatever fails, all that this call changed is what it was.
 
+use std::cell::Cell;
+
 use cni::{AddResult, Attachment, Call, Error};
 use host::netns::{NetNs, own_cookie};
 use host::undo::Undo;
@@ -33,6 +35,8 @@ fn tune(call: &Call, plan: &Plan) -> Result<(), Error> {
     let link = if plan.attributes.is_empty() { None } else { Some(pod.find()?) };
 
     let mut result = previous.clone();
+    // What could not be set back needs its backup still.
+    let is_set_back = Cell::new(true);
     let mut undo = Undo::new();
     if !plan.sysctls.is_empty() {
         sysctl::apply(&netns, &plan.sysctls, &mut undo)?;
@@ -40,9 +44,9 @@ fn tune(call: &Call, plan: &Plan) -> Result<(), Error> {
     }
     if let Some((mut socket, link)) = link {
         warn_of_small_mtu(plan, &previous);
-        back_up(call, plan, pod, &link, &mut undo)?;
+        back_up(call, plan, pod, &link, &is_set_back, &mut undo)?;
         plugin::step()?;
-        set(pod, &mut socket, link, &plan.attributes, &mut undo)?;
+        set(pod, &mut socket, link, &plan.attributes, &is_set_back, &mut undo)?;
         if let Some(mac) = plan.attributes.mac {
             tell(&mut result, call, &netns, &host::mac::format(mac));
         }
@@ -74,7 +78,14 @@ fn warn_of_small_mtu(plan: &Plan, previous: &AddResult) {
 
 /// Keeps what the link is before it is changed. What an earlier ADD of the same link has kept, stays: the link is
 /// tuned by now.
-fn back_up<'a>(call: &Call, plan: &Plan, pod: Pod<'a>, link: &Link, undo: &mut Undo<'a>) -> Result<(), Error> {
+fn back_up<'a>(
+    call: &Call,
+    plan: &Plan,
+    pod: Pod<'a>,
+    link: &Link,
+    is_set_back: &'a Cell<bool>,
+    undo: &mut Undo<'a>,
+) -> Result<(), Error> {
     let store = Store::new(plan.data_dir.clone());
     let found = store.find(pod.attachment);
     if let Some(other) = found.others_record(pod.attachment) {
@@ -89,7 +100,9 @@ fn back_up<'a>(call: &Call, plan: &Plan, pod: Pod<'a>, link: &Link, undo: &mut U
     };
     let record = Record::new(pod.attachment, &call.env.netns, id, originals, bridge_netns_cookie(pod.attachment));
     let folder = plan.data_dir.clone();
-    undo.push("the backup", move || Store::new(folder).put_back(pod.attachment, &before));
+    undo.push("the backup", move || {
+        if is_set_back.get() { Store::new(folder).put_back(pod.attachment, &before) } else { Ok(()) }
+    });
     store.save(&record).map_err(|error| {
         Error::internal(format!(
             "failed to keep what \"{}\" was before in {}: {error}",
@@ -130,16 +143,21 @@ fn set<'a>(
     socket: &mut Socket,
     link: Link,
     wanted: &Attributes,
+    is_set_back: &'a Cell<bool>,
     undo: &mut Undo<'a>,
 ) -> Result<(), Error> {
     let present = Attributes::of(&link).only(wanted);
     let index = link.index;
     undo.push("the interface", move || {
+        is_set_back.set(false);
         let (mut socket, _) = pod.look().map_err(|e| e.to_string())?;
         // As it is by now: what follows a changed address goes by it.
         let link = link::by_index(&mut socket, index).map_err(|e| e.to_string())?.ok_or("it is gone")?;
         match pod.restore(&mut socket, &link, &present).join("; ") {
-            failures if failures.is_empty() => Ok(()),
+            failures if failures.is_empty() => {
+                is_set_back.set(true);
+                Ok(())
+            }
             failures => Err(failures),
         }
     });
