@@ -191,7 +191,8 @@ fn iptables(host: &Host, lines: &mut BTreeSet<String>) {
 
 fn files(path: &Path, lines: &mut BTreeSet<String>) {
     let name = path.display().to_string();
-    let is_stamp = name.starts_with("/run/oxbridge/") && name.contains("-swept-");
+    // Stamps, and the lock of those who were disturbed by others.
+    let is_stamp = name.starts_with("/run/oxbridge/") && (name.contains("-swept-") || name.contains("/nftables-turn-"));
     if path.starts_with(SCRATCH) || is_stamp || !path.exists() {
         return;
     }

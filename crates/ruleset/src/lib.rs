@@ -17,6 +17,7 @@ pub use value::{bytes, mask, name_key};
 use std::time::{Duration, Instant};
 
 use cni::Error;
+use host::lock::Lock;
 use netlink::monitor::Monitor;
 use netlink::nft::{Batch, Element, Family, Nft, Rule};
 use netlink::{Errno, Result};
@@ -29,6 +30,8 @@ pub const TABLE_COMMENT: &str = "pod networking by the oxbridge CNI plugins";
 const PATIENCE: Duration = Duration::from_secs(9);
 /// Its name is waited for as long: it comes with its next change.
 const NAMING: Duration = Duration::from_millis(300);
+/// The lock of those who try again.
+const TURN: &str = "nftables-turn";
 /// How often a transaction may be refused for what others did between a look and the commit.
 const REFUSALS: u32 = 5;
 
@@ -233,16 +236,20 @@ fn busy() -> String {
 /// What the kernel refuses for another reason, with `what` in front; code 11 if others keep changing the ruleset for
 /// nine seconds, and who does where that can be seen.
 pub fn transaction(what: &str, attempt: impl FnMut() -> Result<()>) -> std::result::Result<(), Error> {
-    transaction_within(PATIENCE, what, attempt)
+    // Without the lock it goes on, too: whoever holds it for so long may never give it back.
+    transaction_within(PATIENCE, what, |wait| Lock::in_namespace(TURN, wait).ok(), attempt)
 }
 
-fn transaction_within(
+/// `turn`: waits so long at most until nobody else tries again.
+fn transaction_within<T>(
     patience: Duration,
     what: &str,
+    turn: impl Fn(Duration) -> Option<T>,
     mut attempt: impl FnMut() -> Result<()>,
 ) -> std::result::Result<(), Error> {
     let deadline = Instant::now() + patience;
     let mut refusals = 0;
+    let mut held = None;
     loop {
         match attempt() {
             Ok(()) => return Ok(()),
@@ -261,6 +268,10 @@ fn transaction_within(
                     return Err(Error::new(cni::code::TRY_AGAIN, format!("{what}: {error}, for {patience:?}"))
                         .with_details(busy()));
                 }
+                // Calls that look at much would take turns in making each other's look worthless.
+                if held.is_none() {
+                    held = turn(deadline.saturating_duration_since(Instant::now()));
+                }
             }
         }
     }
@@ -268,17 +279,25 @@ fn transaction_within(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
     fn others_are_waited_for_until_the_deadline_and_refusals_are_not() {
         let patience = Duration::from_millis(20);
-        let error = transaction_within(patience, "adding", || Err(Errno::ERESTART.into())).unwrap_err();
+        let turns = Cell::new(0);
+        let turn = |_| {
+            turns.set(turns.get() + 1);
+            Some(())
+        };
+        let error = transaction_within(patience, "adding", turn, || Err(Errno::ERESTART.into())).unwrap_err();
+        assert_eq!(turns.take(), 1, "taken once, and kept");
         assert_eq!(error.code, cni::code::TRY_AGAIN);
         assert!(error.msg.starts_with("adding: ") && error.msg.ends_with(", for 20ms"), "{error}");
         assert!(error.details.starts_with("another program keeps changing the ruleset"), "{error}");
         let mut tries = 0;
-        let error = transaction_within(Duration::from_secs(60), "adding", || {
+        let error = transaction_within(Duration::from_secs(60), "adding", turn, || {
             tries += 1;
             Err(Errno::ENOENT.into())
         });

@@ -27,9 +27,10 @@ pub(crate) fn open(socket: &mut Socket, target: &Target<'_>) -> Result<(), Error
 /// Whether the link that the pod is on lets them pass; its name if not.
 pub(crate) fn closed(socket: &mut Socket, target: &Target<'_>) -> netlink::Result<Option<String>> {
     let Some(index) = link_of(socket, target)? else { return Ok(None) };
-    let Some(link) = link::by_index(socket, index)? else { return Ok(None) };
-    let value = host::sysctl::get(&format!("net/ipv4/conf/{}/route_localnet", link.name));
-    Ok((!value.is_ok_and(|v| v == "1")).then_some(link.name))
+    if link::routes_localnet(socket, index)? != Some(false) {
+        return Ok(None);
+    }
+    Ok(link::by_index(socket, index)?.map(|link| link.name))
 }
 
 /// Whether there is a link to be opened, and with it something to be guarded.

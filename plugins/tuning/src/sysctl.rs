@@ -16,6 +16,9 @@ const IFNAME: &str = "IFNAME";
 /// The one setting that can be empty. To all others an empty value says nothing, as with the reference.
 const CLEARABLE: &str = "net/ipv4/ip_local_reserved_ports";
 
+/// What reading a setting without a value answers (`errno-base.h`).
+const EIO: i32 = 5;
+
 /// A sysctl to be set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Setting {
@@ -106,10 +109,8 @@ fn read(settings: &[Setting]) -> Result<Vec<Before>, Error> {
     for setting in settings {
         let value = match sysctl::get(&setting.path) {
             Ok(value) => Some(value),
-            Err(error) if error.kind() == ErrorKind::NotFound => return Err(failed(setting, &error)),
-            // Some can only be written (net.ipv4.route.flush), some have no value before the first (stable_secret):
-            // there is nothing that could be set back.
-            Err(_) => None,
+            Err(error) if has_none(&setting.path, &error) => None,
+            Err(error) => return Err(failed(setting, &error)),
         };
         // In the order of restoring backwards: what a setting for all links passes on to them comes first.
         before.extend(dependents(&setting.path).into_iter().map(|path| {
@@ -119,6 +120,12 @@ fn read(settings: &[Setting]) -> Result<Vec<Before>, Error> {
         before.push((setting.path.clone(), value));
     }
     Ok(before)
+}
+
+/// Some can only be written (net.ipv4.route.flush), some have no value before the first (stable_secret): there is nothing
+/// that could be set back.
+fn has_none(path: &str, error: &io::Error) -> bool {
+    error.kind() == ErrorKind::PermissionDenied || path.ends_with("/stable_secret") && error.raw_os_error() == Some(EIO)
 }
 
 /// The files that the kernel may write when this one is written: the same setting of each link.

@@ -293,6 +293,34 @@ fn a_thousand_ports_that_are_taken_are_refused_or_replaced_as_one() {
     });
 }
 
+/// Each looks at all that is published before it commits, which every other's commit makes worthless.
+#[test]
+fn pods_with_many_ports_at_once_take_turns() {
+    case(|| {
+        let host = Host::new();
+        let pods: Vec<(Pod, Value)> = (0..6)
+            .map(|_| {
+                let pod = host.pod();
+                let result = attach(&host, &pod);
+                (pod, result)
+            })
+            .collect();
+        std::thread::scope(|s| {
+            for (first, (pod, result)) in (10_000..).step_by(500).zip(&pods) {
+                let host = &host;
+                s.spawn(move || {
+                    let config = config(&(first..first + 500).map(|port| tcp(port, 80)).collect::<Vec<_>>());
+                    for _ in 0..2 {
+                        add(host, pod, &config, result).ok();
+                        call(host, pod, &config, result).check().ok();
+                        call(host, pod, &config, result).del().ok();
+                    }
+                });
+            }
+        });
+    });
+}
+
 /// Ours come first: a port that is published there would be dead in iptables.
 #[test]
 fn the_iptables_backend_respects_a_live_pods_port_too() {

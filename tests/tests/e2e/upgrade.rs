@@ -143,7 +143,10 @@ fn pods_of_the_reference_live_on_when_ours_are_copied_over() {
         let [first, second, third, fourth, fifth] = <[Attached; 5]>::try_from(old).ok().unwrap();
         chain(&host, 1).gc(&valid(&[&first.pod, &third.pod, &fourth.pod, &fifth.pod, &new.pod]));
         assert_work(&host, &[&first, &new]);
-        // Of what names no owner (the reference's firewall rules) only the result tells.
+        // What names no network goes by DEL: the backup here, beside link, ifb and firewall rules.
+        let now = host.snapshot();
+        let named: Vec<&str> = now.lines(&second.pod.id).filter(|line| !line.contains("/run/netns/")).collect();
+        assert!(named.iter().all(|line| line.starts_with("file /run/cni/tuning/")), "{named:?}");
         chain(&host, second.port).del(&second.pod, &second.result);
         // DEL, with everything, without a result, without a path, without a namespace.
         chain(&host, first.port).del(&first.pod, &first.result);

@@ -5,7 +5,7 @@
 //! [`judge`]; which errors a call can have, in [`errors`].
 //!
 //! Every row of every table is `make faults`. An ordinary run takes a sample: each `FAULTS`th row (40 by default; 1 is
-//! all of them), another one each day or for each `FAULTS_SEED`; the log says which.
+//! all of them), which `FAULTS_SEED` chooses (1 by default); the log says which.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod errors;
