@@ -11,13 +11,17 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
 
 /// From now on SIGTERM, SIGINT and SIGHUP are only remembered. System calls they interrupt are not restarted, so that
-/// a wait ends and its caller looks.
+/// a wait ends and its caller looks. A caller that ignores SIGCHLD would have us do so, too: nobody could wait for a
+/// delegate then.
 pub fn install() {
     let action = SigAction::new(SigHandler::Handler(remember), SaFlags::empty(), SigSet::empty());
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         // SAFETY: the handler does nothing but store to an atomic, which is async-signal-safe.
         let _ = unsafe { sigaction(signal, &action) };
     }
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no handler is installed.
+    let _ = unsafe { sigaction(Signal::SIGCHLD, &default) };
 }
 
 /// The signal that asks to stop, if one came.

@@ -7,7 +7,7 @@ use tests::{
     Host, Place, Pod, case,
     config::{self, with},
     plugin::Reply,
-    settings::bin_dir,
+    settings::{bin_dir, not_for_reference},
 };
 
 /// Where [`script`] puts plugins.
@@ -85,6 +85,22 @@ fn is_heard_on_stderr_in_success_and_failure() {
         assert!(reply.ok().stderr.contains("good"), "{reply}");
         let reply = add(&host, &host.pod(), r#"echo '{"code":117,"msg":"no"}'; echo bad >&2; exit 1"#);
         assert!(reply.stderr.contains("bad"), "{reply}");
+    });
+}
+
+/// Ignored signals are inherited: its end could not be waited for.
+#[test]
+fn is_waited_for_whatever_the_caller_thinks_of_its_children() {
+    case(|| {
+        not_for_reference("it inherits that");
+        let host = Host::new();
+        let before = host.warm_up(&config::bridge());
+        let pod = host.pod();
+        let call = || host.plugin_of(&config::bridge()).pod(&pod).config(&config::bridge());
+        let careless = ["env", "--ignore-signal=CHLD"];
+        call().under(&careless).add().ok();
+        call().under(&careless).del().ok();
+        host.assert_as(&before);
     });
 }
 

@@ -26,8 +26,8 @@ const MAX_STDOUT: usize = 16 << 20;
 const MAX_STDERR: usize = 64 << 10;
 /// How long a process usually takes from closing its files to its end, generously.
 const USUAL_END: Duration = Duration::from_micros(200);
-/// How long a delegate may take to obey SIGTERM.
-const TERM_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a delegate may take to obey SIGTERM: to undo what it did.
+const TERM_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the kernel may take to obey SIGKILL.
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
