@@ -29,7 +29,7 @@ demo: ## see two pods get addresses and talk to each other and to a host outside
 test: ## run everything: units, properties, end to end (ours and the reference), install, size, MSRV
 	@scripts/test
 
-e2e: ## run the end-to-end tests alone; TEST=name runs one with its log, PEER=dir another suite
+e2e: ## run the end-to-end tests alone (TEST=name: those whose names contain it, with their logs; PEER=dir: another suite)
 	@scripts/prerequisites
 	@scripts/build
 	@scripts/e2e $(if $(filter command line,$(origin PEER)),--peer "$(PEER)") $(TEST)

@@ -50,11 +50,11 @@ fn main() -> ExitCode {
     plugin::main(HostLocal)
 }
 
-/// The store's errors as the runtime gets them: a held lock can be tried again.
+/// The store's errors as the runtime gets them: a held lock can be tried again, and so can a call that had to end.
 fn failed(error: store::Error) -> Error {
     use host::lock;
     let code = match &error {
-        store::Error::Lock(lock::Error::Timeout { .. }) => code::TRY_AGAIN,
+        store::Error::Lock(lock::Error::Timeout { .. } | lock::Error::Interrupted { .. }) => code::TRY_AGAIN,
         store::Error::Name(_) => code::INVALID_CONFIG,
         _ => code::INTERNAL,
     };
