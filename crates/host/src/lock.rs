@@ -122,6 +122,11 @@ impl Lock {
         Self::in_namespace(name, wait.saturating_sub(started.elapsed()))
     }
 
+    /// The same, for what goes on without it, too: `None` if it was not had in time, or has no file of its own.
+    pub fn turn_in_namespace(name: &str, wait: Duration) -> Option<Self> {
+        Self::exclusive(&file_in_namespace(name)?, 0o600, wait).ok()
+    }
+
     /// The same beside others who hold it so; nobody has it alone meanwhile.
     pub fn beside_others_in_namespace(name: &str, wait: Duration) -> Result<Self, Error> {
         let started = Instant::now();

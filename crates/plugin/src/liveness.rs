@@ -5,12 +5,15 @@
 //!
 //! What is reclaimed at ADD of what other attachments have left goes by this: reservations, backups.
 
+use std::cell::OnceCell;
 use std::time::{Duration, SystemTime};
 
 use cni::Attachment;
-use cni::attachment::{MAX_HOST_IFNAME_ATTEMPTS, host_ifname};
+use cni::attachment::{MAX_HOST_IFNAME_ATTEMPTS, host_ifname, host_mac, read_identity};
 use host::boot;
 use host::netns::{self, NetNs};
+use netlink::link::{self, Link};
+use netlink::{Protocol, Socket};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 
@@ -25,7 +28,8 @@ pub struct Trace<'a> {
     pub boot_id: Option<&'a str>,
     /// By the clock of that moment.
     pub made_at: SystemTime,
-    /// Whether `bridge` made the attachment, so that its host link has one of the derived names.
+    /// Whether `bridge` made the attachment, in the network namespace of the caller: what became of links can only be
+    /// seen where they were.
     pub by_bridge: bool,
 }
 
@@ -38,6 +42,8 @@ pub struct Present {
     pub cookie: Option<u64>,
     /// The kernel's id of this boot.
     pub boot_id: Option<String>,
+    /// The host's veths, once they were asked for; an error is why they cannot be listed.
+    veths: OnceCell<Result<Vec<Link>, String>>,
 }
 
 /// What is known about a recorded attachment.
@@ -102,8 +108,13 @@ impl Present {
     /// Looks at the given namespace; one that cannot be opened (host-local does not need it) is known by its path alone.
     #[must_use]
     pub fn look(netns: &str) -> Self {
-        let cookie = NetNs::open(netns).ok().and_then(|ns| ns.cookie());
-        Self { netns: netns.to_owned(), cookie, boot_id: boot::id() }
+        Self::new(netns, NetNs::open(netns).ok().and_then(|ns| ns.cookie()))
+    }
+
+    /// The namespace given by this path, which has this number, and this boot.
+    #[must_use]
+    pub fn new(netns: &str, cookie: Option<u64>) -> Self {
+        Self { netns: netns.to_owned(), cookie, boot_id: boot::id(), veths: OnceCell::new() }
     }
 
     /// Looks at what the record tells about, and judges.
@@ -117,7 +128,24 @@ impl Present {
         let link = host_link(&attachment.identity());
         // A link decides alone, and namespaces are the dearer look: a full pool may be one of many that live.
         let place = if link == HostLink::Missing { place(record) } else { Place::Unknown("not looked at".to_owned()) };
-        judge(&Evidence { boot, same, place, link, by_bridge: record.by_bridge })
+        let evidence = Evidence { boot, same, place, link, by_bridge: record.by_bridge };
+        match judge(&evidence) {
+            // The dearest look is the last.
+            Verdict::Gone(_) => judge(&Evidence { link: self.renamed_link(&attachment.identity()), ..evidence }),
+            verdict => verdict,
+        }
+    }
+
+    /// The host's end under a name that somebody gave it.
+    fn renamed_link(&self, identity: &[u8; 16]) -> HostLink {
+        let list = || Socket::open(Protocol::Route).and_then(|mut socket| link::list_of(&mut socket, "veth"));
+        match self.veths.get_or_init(|| list().map_err(|error| error.to_string())) {
+            Ok(veths) => match veths.iter().find(|veth| is_of_identity(veth, identity)) {
+                Some(veth) => HostLink::There(veth.name.clone()),
+                None => HostLink::Missing,
+            },
+            Err(why) => HostLink::Unknown(why.clone()),
+        }
     }
 
     fn boot_of(&self, record: &Trace<'_>) -> Boot {
@@ -201,6 +229,15 @@ pub fn host_link(identity: &[u8; 16]) -> HostLink {
     HostLink::Missing
 }
 
+/// What a host end's alias begins with; the identity follows.
+const MARK: &str = "oxbridge ";
+
+/// Whether a veth says of itself that it is the host's end of this attachment, whatever its name.
+pub(crate) fn is_of_identity(link: &Link, identity: &[u8; 16]) -> bool {
+    let alias = || read_identity(link.alias.as_deref()?.strip_prefix(MARK)?);
+    link.mac == Some(host_mac(identity)) || alias() == Some(*identity)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,7 +291,7 @@ mod tests {
 
     #[test]
     fn boots_are_told_apart_by_id_and_time() {
-        let now = Present { netns: String::new(), cookie: None, boot_id: boot::id() };
+        let now = Present::new("", None);
         let mut record = at("/run/netns/x");
         assert_eq!(now.boot_of(&record), Boot::Earlier);
         record.made_at += Duration::from_secs(u64::from(u32::MAX));

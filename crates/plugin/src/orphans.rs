@@ -5,14 +5,10 @@ use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use cni::Error;
-use cni::attachment::{host_mac, read_identity};
-use netlink::link::{self, Link};
+use netlink::link;
 use netlink::{Protocol, Socket};
 
-use crate::liveness::{HostLink, host_link};
-
-/// What the alias begins with; the identity follows.
-const MARK: &str = "oxbridge ";
+use crate::liveness::{HostLink, host_link, is_of_identity};
 
 /// Attachments that had a host end and have none any more, by their identities: their namespace ended, or somebody
 /// removed the pair, and no DEL came.
@@ -78,12 +74,6 @@ impl Orphans {
             && Instant::now() < self.deadline
             && host_link(identity) == HostLink::Missing
     }
-}
-
-/// Whether a veth says so itself, whatever its name.
-fn is_of_identity(link: &Link, identity: &[u8; 16]) -> bool {
-    let alias = || read_identity(link.alias.as_deref()?.strip_prefix(MARK)?);
-    link.mac == Some(host_mac(identity)) || alias() == Some(*identity)
 }
 
 /// Runs the look for what orphans have left, once a minute at most: what an ADD does when it has succeeded and its

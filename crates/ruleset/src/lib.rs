@@ -237,7 +237,7 @@ fn busy() -> String {
 /// nine seconds, and who does where that can be seen.
 pub fn transaction(what: &str, attempt: impl FnMut() -> Result<()>) -> std::result::Result<(), Error> {
     // Without the lock it goes on, too: whoever holds it for so long may never give it back.
-    transaction_within(PATIENCE, what, |wait| Lock::in_namespace(TURN, wait).ok(), attempt)
+    transaction_within(PATIENCE, what, |wait| Lock::turn_in_namespace(TURN, wait), attempt)
 }
 
 /// `turn`: waits so long at most until nobody else tries again.

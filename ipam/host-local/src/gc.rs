@@ -52,7 +52,11 @@ fn collect(locked: &mut Locked<'_>, valid: &[ValidAttachment]) -> Result<Vec<sto
             Content::Owner(owner) => Some(owner),
             // Nobody's, and nobody will ask for it.
             Content::Torn => None,
-            Content::Foreign(_) | Content::Unreadable(_) => continue,
+            Content::Foreign(_) => continue,
+            Content::Unreadable(why) => {
+                errors.push(locked.unreadable(ip, why));
+                continue;
+            }
         };
         let held = Held { ip, stamp: reservation.stamp };
         match locked.release(owner.as_ref(), held) {

@@ -11,7 +11,7 @@ use plugin::liveness::{Present, Verdict, describe};
 use crate::allocator::Candidates;
 use crate::range::{RangeSet, number};
 use crate::reclaim::{self, Tally};
-use crate::store::record::{Pod, Record, Recorded};
+use crate::store::record::{Pod, Record, Recorded, here};
 use crate::store::reservation::{Content, Owner};
 use crate::store::{Draft, Held, Locked, Store, stop};
 use crate::time::utc;
@@ -269,6 +269,7 @@ impl<'a> Transaction<'a> {
             netns_cookie: present.cookie,
             pod: pod.clone(),
             plugin: plugin.clone(),
+            host_cookie: here(),
         };
         self.before = Some(before);
         let identity = self.identity.clone();

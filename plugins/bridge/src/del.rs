@@ -84,10 +84,8 @@ fn find(
         return Ok(Found { link: Some(link), addresses: addresses.unwrap_or_default() });
     }
     let bridge = link::by_name(host, bridge)?.filter(|l| l.is("bridge")).map(|l| l.index);
-    // Somebody gave it another name: its address or alias still tell.
-    if let Some(index) = bridge
-        && let Some(link) = link::ports(host, index)?.into_iter().find(|l| host_end::is_of(l, attachment))
-    {
+    // Somebody gave it another name, or took it off the bridge: its address or alias still tell.
+    if let Some(link) = link::list_of(host, "veth")?.into_iter().find(|l| host_end::is_of(l, attachment)) {
         return Ok(Found { link: Some(link), addresses: Vec::new() });
     }
     let named = previous.and_then(|p| host_entry(p, &attachment.ifname));

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use cni::Call;
+use host::fsutil;
 use host::netns::NetNs;
 use netlink::nft::Nft;
 use netlink::{Protocol, Socket, addr, link};
@@ -24,8 +25,8 @@ pub(crate) fn addresses(call: &Call) -> Vec<IpAddr> {
     }
     let store = Path::new(STORE).join(&call.network);
     let mut of_pod = of_interface(call).unwrap_or_default();
-    // Paths of namespaces are reused.
-    of_pod.retain(|address| owner(&store.join(address.to_string())).is_none_or(|owner| is_of(&owner, call)));
+    // Paths of namespaces are reused: only what is reserved for it is known to be its own.
+    of_pod.retain(|address| owner(&store.join(address.to_string())).is_some_and(|owner| is_of(&owner, call)));
     if of_pod.is_empty() { reserved(&store, call) } else { of_pod }
 }
 
@@ -54,7 +55,7 @@ fn reserved(store: &Path, call: &Call) -> Vec<IpAddr> {
 
 /// Whose a reservation is; `None`: there is none.
 fn owner(path: &Path) -> Option<String> {
-    fs::read_to_string(path).ok()
+    String::from_utf8(fsutil::read_small(path).ok()?).ok()
 }
 
 /// By the container's id and the interface's name, on a line each.

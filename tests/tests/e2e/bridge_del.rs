@@ -162,7 +162,10 @@ fn after_the_hosts_end_was_removed_or_unplugged() {
 
 #[test]
 fn after_the_hosts_end_was_renamed() {
-    case(|| delete_after_damage("ip link set PORT down name other"));
+    case(|| {
+        delete_after_damage("ip link set PORT down name other");
+        delete_after_damage("ip link set PORT name other nomaster");
+    });
 }
 
 fn delete_after_damage(line: &str) {

@@ -264,6 +264,13 @@ fn rows() -> Vec<Row> {
             host.unmount(&pod.path);
             Box::new(pod)
         }),
+        row("the path is gone, the link has a name that somebody gave it", Kept, Kept, |host, config| {
+            let pod = attach(host, config);
+            let link = host.json("ip -j link show type veth")[0]["ifname"].as_str().unwrap().to_owned();
+            host.run(&format!("ip link set {link} name uplink0"));
+            host.unmount(&pod.path);
+            Box::new(pod)
+        }),
         row("the path leads to another pod, the pod lives", Kept, Kept, |host, config| {
             let (pod, other) = (attach(host, config), NetNs::new());
             host.mount_netns(&other, &pod.path);

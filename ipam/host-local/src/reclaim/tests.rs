@@ -57,6 +57,7 @@ fn which_evidence_frees_an_address() {
         ("no path recorded", &|_, r| r.netns.clear(), false),
         ("by another plugin", &|_, r| r.plugin = Some("macvlan".to_owned()), false),
         ("by a plugin not of ours", &|_, r| r.plugin = None, false),
+        ("on another host that shares the store", &|_, r| r.host_cookie = Some(u64::MAX), false),
         ("of an earlier boot", &|_, r| (r.boot_id, r.time) = (other_boot(), 1_000_000_000), true),
         (
             "of an earlier boot, by another plugin, path in use again",

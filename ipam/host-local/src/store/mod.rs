@@ -225,12 +225,17 @@ impl Locked<'_> {
                 }
                 // To forget it would be to leave it reserved for ever.
                 Some(Reservation { content: Content::Unreadable(reason), .. }) => {
-                    return Err(io_error("read", &self.store.path_of(ip), io::Error::other(reason)));
+                    return Err(self.unreadable(ip, reason));
                 }
                 _ => {}
             }
         }
         Ok(held)
+    }
+
+    /// A reservation that the system cannot read, for this reason.
+    pub(crate) fn unreadable(&self, ip: IpAddr, reason: String) -> Error {
+        io_error("read", &self.store.path_of(ip), io::Error::other(reason))
     }
 
     /// Some addresses that have an owner, at most `wanted`; who goes on asking, in this process or the next, sees all.
@@ -360,7 +365,12 @@ impl Locked<'_> {
 
     /// Whether one of the record's reservations is still the one that it was made with.
     pub(crate) fn speaks_for_any(&self, identity: &str) -> bool {
-        let Some(record) = self.record(identity) else { return false };
+        let record = match Record::look(&self.store.own.join(identity)) {
+            Ok(Some(record)) => record,
+            Ok(None) => return false,
+            // Not shown to be stale.
+            Err(_) => return true,
+        };
         record.addresses.iter().any(|a| match self.read(a.ip) {
             Ok(Some(reservation)) => reservation.stamp == a.stamp,
             Ok(None) => false,

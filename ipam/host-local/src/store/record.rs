@@ -8,9 +8,11 @@ use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use host::fsutil;
+use host::fsutil::{self, is_missing};
+use host::netns::own_cookie;
 use plugin::liveness::Trace;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +41,9 @@ pub(crate) struct Record {
     /// The interface plugin that asked, where it is one of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) plugin: Option<String>,
+    /// The kernel's number of the network namespace that is the host's for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) host_cookie: Option<u64>,
 }
 
 /// One address of an attachment.
@@ -66,10 +71,18 @@ const MAX_LENGTH: u64 = 1 << 16;
 impl Record {
     /// Reads a record; one that cannot be read or understood counts as none.
     pub(crate) fn read(path: &Path) -> Option<Self> {
-        let file = fsutil::open_plain(path, OpenOptions::new().read(true)).ok()?;
+        Self::look(path).ok().flatten()
+    }
+
+    /// Reads a record, if there is one that can be understood. Error: the system's, by which nothing is known of it.
+    pub(crate) fn look(path: &Path) -> io::Result<Option<Self>> {
+        let file = match fsutil::open_plain(path, OpenOptions::new().read(true)) {
+            Err(error) if is_missing(&error) => return Ok(None),
+            file => file?,
+        };
         let mut text = Vec::with_capacity(512);
-        file.take(MAX_LENGTH).read_to_end(&mut text).ok()?;
-        serde_json::from_slice(&text).ok()
+        file.take(MAX_LENGTH).read_to_end(&mut text)?;
+        Ok(serde_json::from_slice(&text).ok())
     }
 
     pub(crate) fn write(&self, path: &Path, temporary: &Path) -> io::Result<()> {
@@ -94,9 +107,15 @@ impl Record {
             netns_cookie: self.netns_cookie,
             boot_id: self.boot_id.as_deref(),
             made_at: SystemTime::UNIX_EPOCH.checked_add(since_epoch).unwrap_or(SystemTime::UNIX_EPOCH),
-            by_bridge: self.plugin.as_deref() == Some("bridge"),
+            by_bridge: self.plugin.as_deref() == Some("bridge") && self.host_cookie == here(),
         }
     }
+}
+
+/// The kernel's number of this process' namespace; `None` before Linux 5.14.
+pub(crate) fn here() -> Option<u64> {
+    static HERE: OnceLock<Option<u64>> = OnceLock::new();
+    *HERE.get_or_init(own_cookie)
 }
 
 #[cfg(test)]
@@ -117,6 +136,7 @@ pub(crate) mod tests {
             netns_cookie: Some(4098),
             pod: Some(Pod { namespace: "default".to_owned(), name: "web-0".to_owned() }),
             plugin: Some("bridge".to_owned()),
+            host_cookie: here(),
         }
     }
 

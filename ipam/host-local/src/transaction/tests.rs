@@ -13,7 +13,7 @@ pub(crate) fn request(id: &str, netns: &str, requested: &[&str]) -> Request {
     Request {
         attachment: Attachment { network: "n".to_owned(), container_id: id.to_owned(), ifname: "eth0".to_owned() },
         requested: requested.iter().map(|ip| ip.parse().ok()).collect(),
-        present: Present { netns: netns.to_owned(), cookie: None, boot_id: host::boot::id() },
+        present: Present::new(netns, None),
         pod: None,
         plugin: Some("bridge".to_owned()),
     }
