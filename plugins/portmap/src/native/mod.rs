@@ -432,7 +432,9 @@ pub(crate) fn missing(nft: &mut Nft, attachment: &Attachment, target: &Target<'_
     let family = target.family();
     let rules = nft.rules(family, TABLE, None)?;
     if let Some(rule) = layout::first_missing(&rules, target) {
-        return Ok(Some(format!("{rule} of table {family} {TABLE} is missing")));
+        return Ok(Some(format!(
+            "{rule} of table {family} {TABLE} is missing (the next ADD of a pod with ports makes it anew)"
+        )));
     }
     for wanted in layout::elements(target, &[]) {
         let found = nft.element(family, TABLE, &wanted.set, &wanted.key)?;
