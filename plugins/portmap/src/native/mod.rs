@@ -458,6 +458,17 @@ pub(crate) fn missing(nft: &mut Nft, attachment: &Attachment, target: &Target<'_
     missing_first(nft, target, Owner::parse(owner.comment.as_deref().unwrap_or_default()).first)
 }
 
+/// Whether the attachment's ADD saw to it that its host link is in hairpin mode.
+pub(crate) fn is_hairpin(nft: &mut Nft, attachment: &Attachment, targets: &[Target<'_>]) -> Result<bool> {
+    for target in targets {
+        let owner = nft.element(target.family(), TABLE, OWNERS, &attachment.identity())?;
+        if owner.and_then(|e| e.comment).is_some_and(|comment| Owner::parse(&comment).is_hairpin) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// What is missing of the elements by which this many mappings come before others' rules, in words.
 fn missing_first(nft: &mut Nft, target: &Target<'_>, count: usize) -> Result<Option<String>> {
     let (family, mut found, mut sets) = (target.family(), 0, HashSet::new());
