@@ -214,6 +214,11 @@ fn hint(error: &netlink::Error) -> &'static str {
     if error.is(Errno::EINVAL) {
         "a set or chain of our tables has another type than it should (`nft list ruleset` shows table oxbridge; without \
          it the next ADD makes it anew), or the kernel lacks a part of nf_tables: load nf_tables, nft_chain_nat, nft_masq"
+    } else if error.is(Errno::EOPNOTSUPP) || error.is(Errno::EEXIST) {
+        // A chain cannot be given another type or priority: the kernel says the first, older ones the second.
+        "another version of the plugins may have made table oxbridge otherwise (`nft list ruleset` shows it; once no pod \
+         needs it, `nft list tables | awk '$3 == \"oxbridge\" { print \"delete \" $0 }' | nft -f -` removes it, and the \
+         next ADD makes it anew), or the kernel lacks a part of nf_tables: load nf_tables, nft_chain_nat, nft_masq"
     } else if is_unsupported(error) {
         "the kernel has no nf_tables, or lacks its nat or bridge part: load nf_tables, nft_chain_nat, nft_masq"
     } else {
@@ -282,6 +287,14 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
+
+    #[test]
+    fn a_chain_that_is_refused_may_be_of_another_version() {
+        for errno in [Errno::EOPNOTSUPP, Errno::EEXIST] {
+            let hint = hint(&errno.into());
+            assert!(hint.contains("another version") && hint.contains("| nft -f -"), "{hint}");
+        }
+    }
 
     #[test]
     fn others_are_waited_for_until_the_deadline_and_refusals_are_not() {

@@ -37,7 +37,8 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     let made = Cell::new(false);
     let pod = Pod::new(call, &attachment, targets.iter().map(|t| t.pod.addr()).collect());
     let mut undo = Undo::new();
-    let owner = Owner::new(call, link.as_ref(), 0);
+    let hairpin = link.as_ref().filter(|link| hairpin::is_needed(link, &targets));
+    let owner = Owner::new(call, link.as_ref(), hairpin.is_some());
     let request = native::Request { attachment: &attachment, targets: &targets, owner, first: Vec::new() };
     let host;
     match plan.backend {
@@ -61,7 +62,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
         }
     }
     plugin::step()?;
-    open_ways(&mut route, link.as_ref(), &targets, &mut undo)?;
+    open_ways(&mut route, hairpin, &targets, &mut undo)?;
     flows::forget_of_host(&targets, &host.local);
     listeners::warn(&targets);
     host.tell_of_unreachable(&targets);
@@ -102,17 +103,18 @@ fn undo_by<'a>(undo: &mut Undo<'a>, pod: &'a Pod<'a>, plan: &'a Plan, made: &'a 
     });
 }
 
-/// What the host's own packets and those of the pod to itself need beside the rules.
+/// What the host's own packets and those of the pod to itself need beside the rules. `hairpin`: the pod's host link, if
+/// it needs that mode.
 fn open_ways(
     route: &mut Socket,
-    link: Option<&Link>,
+    hairpin: Option<&Link>,
     targets: &[Target<'_>],
     undo: &mut Undo<'_>,
 ) -> Result<(), Error> {
     for target in targets.iter().filter(|t| t.plan.snat) {
         localnet::open(route, target)?;
     }
-    hairpin::turn_on(route, link, targets, undo)
+    hairpin.map_or(Ok(()), |link| hairpin::turn_on(route, link, undo))
 }
 
 pub(crate) fn open(protocol: Protocol) -> Result<Socket, Error> {

@@ -2,6 +2,7 @@
 
 use cni::{Attachment, Call, Error};
 use netlink::Protocol;
+use netlink::link::Link;
 use netlink::nft::Nft;
 
 use crate::add::{failed, open};
@@ -47,13 +48,31 @@ pub(crate) fn check(call: &Call) -> Result<(), Error> {
     {
         return Err(Error::internal(format!("127.0.0.0/8 is not guarded as at ADD: {what}")));
     }
-    match hairpin::missing(link.as_ref(), &targets) {
-        // The reference leaves that to the config of bridge.
-        Some(port) if is_ours => Err(Error::internal(format!(
-            "hairpin mode of \"{port}\" is off, expected on: by bridge-nf-call-iptables the pod does not reach itself without"
-        ))),
-        _ => Ok(()),
+    match link.as_ref().filter(|link| hairpin::is_off(link)) {
+        Some(link) => check_hairpin(link, &attachment, &targets, is_ours),
+        None => Ok(()),
     }
+}
+
+/// Whether ADD had turned on what is off now: bridges may have begun to show their packets to the IP rules since, by which
+/// nothing has changed that it made. Only our own tables say what it did; the reference leaves that to the config of
+/// bridge.
+fn check_hairpin(link: &Link, attachment: &Attachment, targets: &[Target<'_>], is_ours: bool) -> Result<(), Error> {
+    let why = format!("hairpin mode of \"{}\" is off", link.name);
+    if is_ours {
+        let mut nft = Nft::open().map_err(|e| failed("open nf_tables", &e))?;
+        if native::is_hairpin(&mut nft, attachment, targets).map_err(|e| failed("read the rules", &e))? {
+            let why = format!("{why}, expected on: by bridge-nf-call-iptables the pod does not reach itself without");
+            return Err(Error::internal(why));
+        }
+    }
+    if hairpin::is_needed(link, targets) {
+        host::syslog::warn(
+            "portmap",
+            format_args!("{why}; the pod does not reach itself until another ADD turns it on"),
+        );
+    }
+    Ok(())
 }
 
 /// How a target is published.

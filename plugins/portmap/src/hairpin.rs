@@ -14,14 +14,11 @@ use netlink::{Socket, link};
 use crate::add::failed;
 use crate::config::Target;
 
-/// Turns it on where it is needed. `link`: the pod's host link, if our bridge plugin made it.
-pub(crate) fn turn_on(
-    route: &mut Socket,
-    link: Option<&Link>,
-    targets: &[Target<'_>],
-    undo: &mut Undo<'_>,
-) -> Result<(), Error> {
-    let Some(link) = link.filter(|l| is_off(l) && is_needed(targets)) else { return Ok(()) };
+/// Turns it on.
+pub(crate) fn turn_on(route: &mut Socket, link: &Link, undo: &mut Undo<'_>) -> Result<(), Error> {
+    if !is_off(link) {
+        return Ok(());
+    }
     let isolated = link.port.as_ref().is_some_and(|p| p.isolated);
     let set = move |route: &mut Socket, index, on| {
         let mut request = Request::new();
@@ -39,16 +36,16 @@ pub(crate) fn turn_on(
     set(route, link.index, true).map_err(|e| failed(&format!("set hairpin mode of \"{}\"", link.name), &e))
 }
 
-/// The name of the pod's host link, if it is needed there and off.
-pub(crate) fn missing<'l>(link: Option<&'l Link>, targets: &[Target<'_>]) -> Option<&'l str> {
-    link.filter(|l| is_off(l) && is_needed(targets)).map(|l| l.name.as_str())
-}
-
-fn is_off(link: &Link) -> bool {
+pub(crate) fn is_off(link: &Link) -> bool {
     link.port.as_ref().is_some_and(|port| !port.hairpin)
 }
 
-fn is_needed(targets: &[Target<'_>]) -> bool {
+/// Whether a pod reaches itself by this host link of our bridge plugin's in that mode alone, as the node is now.
+pub(crate) fn is_needed(link: &Link, targets: &[Target<'_>]) -> bool {
+    link.port.is_some() && shows_frames(targets)
+}
+
+fn shows_frames(targets: &[Target<'_>]) -> bool {
     targets.iter().filter(|t| t.plan.snat).any(|t| {
         let program = if t.family() == Family::Ip { "iptables" } else { "ip6tables" };
         host::sysctl::get(&format!("net/bridge/bridge-nf-call-{program}")).is_ok_and(|value| value == "1")

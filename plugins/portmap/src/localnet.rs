@@ -27,10 +27,15 @@ pub(crate) fn open(socket: &mut Socket, target: &Target<'_>) -> Result<(), Error
 /// Whether the link that the pod is on lets them pass; its name if not.
 pub(crate) fn closed(socket: &mut Socket, target: &Target<'_>) -> netlink::Result<Option<String>> {
     let Some(index) = link_of(socket, target)? else { return Ok(None) };
-    if link::routes_localnet(socket, index)? != Some(false) {
+    // The kernel lets them pass if either says so (`IN_DEV_ROUTE_LOCALNET` in `include/linux/inetdevice.h`).
+    if link::routes_localnet(socket, index)? != Some(false) || is_open_for_all() {
         return Ok(None);
     }
     Ok(link::by_index(socket, index)?.map(|link| link.name))
+}
+
+fn is_open_for_all() -> bool {
+    host::sysctl::get("net/ipv4/conf/all/route_localnet").is_ok_and(|value| value != "0")
 }
 
 /// Whether there is a link to be opened, and with it something to be guarded.

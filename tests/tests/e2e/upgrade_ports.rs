@@ -153,3 +153,87 @@ fn check_tells_when_a_port_would_be_lost_to_a_stale_rule() {
         assert!(elements(&host, &pod.id).is_empty());
     });
 }
+
+/// Chains as builds made them that had nothing but this before the reference's rules: of a name that is no more, and
+/// without what came later.
+fn make_older(host: &Host) {
+    let mut text = String::new();
+    for family in ["ip", "ip6"] {
+        for chain in [
+            "ports-first-prerouting",
+            "ports-first-output",
+            "ports-last-prerouting",
+            "ports-last-output",
+            "ports-in",
+            "ports-out",
+        ] {
+            text += &format!("flush chain {family} oxbridge {chain}\ndelete chain {family} oxbridge {chain}\n");
+        }
+        for set in ["ports-first", "ports-first-at"] {
+            text += &format!("delete set {family} oxbridge {set}\n");
+        }
+        for hook in ["prerouting", "output"] {
+            text += &format!(
+                "table {family} oxbridge {{ chain ports-{hook} {{ type nat hook {hook} priority -101; policy accept\n\
+                 fib daddr type local {family} daddr @ports-hosts jump ports comment \"to the host, not to a service\"\n\
+                 }}\n}}\n"
+            );
+        }
+    }
+    load(host, &text);
+}
+
+fn load(host: &Host, rules: &str) {
+    host.write("/run/test/rules", rules);
+    host.run("nft -f /run/test/rules");
+}
+
+#[test]
+fn tables_of_an_earlier_build_are_made_over() {
+    case(|| {
+        if is_reference() {
+            tests::skip("about our tables");
+        }
+        let host = Host::new();
+        host.outside();
+        let (before, pod) = (host.pod(), host.pod());
+        let other = Transport::ALL.map(|transport| mapping(transport, PORT + 1)).to_vec();
+        let first = chain(&host, &other);
+        let of_first = first.add(&before);
+        make_older(&host);
+        // Its CHECK tells what to do.
+        let plugin = &first.plugins[1];
+        let check = first.call(plugin).pod(&before).config_with(plugin, &of_first).check();
+        check.failure().is(999, "is missing|the next ADD");
+        let ours = chain(&host, &both());
+        let result = ours.add(&pod);
+        assert_has_the_port(&host, &pod);
+        ours.check(&pod, &result);
+        first.check(&before, &of_first);
+        let rules = host.run("nft list ruleset");
+        for retired in ["ports-prerouting", "ports-output"] {
+            assert!(!rules.contains(&format!("chain {retired} ")), "{rules}");
+        }
+        assert_eq!(rules.matches("priority -101").count() + rules.matches("dstnat - 1;").count(), 4, "{rules}");
+    });
+}
+
+#[test]
+fn a_chain_of_another_version_is_named_as_the_cause() {
+    case(|| {
+        if is_reference() {
+            tests::skip("about our tables");
+        }
+        let host = Host::new();
+        let pod = host.pod();
+        load(
+            &host,
+            "table ip oxbridge { chain ports-last-prerouting { type nat hook prerouting priority -42; policy accept; }\n}\n",
+        );
+        let ours = chain(&host, &both());
+        let (bridge, portmap) = (&ours.plugins[0], &ours.plugins[1]);
+        let result = ours.call(bridge).pod(&pod).config(bridge).add().result();
+        let add = ours.call(portmap).pod(&pod).config_with(portmap, &result).add();
+        add.failure().is(999, "another version|delete|nft -f -");
+    });
+}

@@ -21,8 +21,8 @@
 //!     chain ports-first-prerouting { type nat hook prerouting priority -101       (ports-first-output: ports-out)
 //!         meta l4proto . th dport @ports-first jump ports-in
 //!         ip daddr . meta l4proto . th dport @ports-first-at jump ports-in }
-//!     chain ports-prerouting { type nat hook prerouting priority -99
-//!         jump ports-in }                                                         (ports-output: ports-out)
+//!     chain ports-last-prerouting { type nat hook prerouting priority -99
+//!         jump ports-in }                                                         (ports-last-output: ports-out)
 //!     chain ports-postrouting { type nat hook postrouting priority srcnat
 //!         ct status dnat ip saddr 127.0.0.0/8 meta l4proto . ip daddr . th dport @ports-snat masquerade
 //!         ct status dnat ct original ip daddr @ports-hosts ip saddr 10.88.0.0/24 ip daddr 10.88.0.0/24
@@ -83,13 +83,15 @@ const ANY_IF_CHAIN: &str = "ports-if";
 /// Which packets are meant: of those that come in, and of those that the host sends.
 const IN: &str = "ports-in";
 const OUT: &str = "ports-out";
-const PREROUTING: &str = "ports-prerouting";
-const OUTPUT: &str = "ports-output";
+const LAST_PREROUTING: &str = "ports-last-prerouting";
+const LAST_OUTPUT: &str = "ports-last-output";
 const FIRST_PREROUTING: &str = "ports-first-prerouting";
 const FIRST_OUTPUT: &str = "ports-first-output";
 const POSTROUTING: &str = "ports-postrouting";
 /// The chain that keeps 127.0.0.0/8 to the host itself.
 pub(crate) const GUARD: &str = "ports-guard";
+/// Base chains that earlier builds made. A chain cannot get another priority, so one that needs it gets another name.
+const RETIRED: [&str; 2] = ["ports-prerouting", "ports-output"];
 const CHAINS: [(&str, Option<Hook>); 11] = [
     (AT_IF_CHAIN, None),
     (ANY_IF_CHAIN, None),
@@ -98,8 +100,8 @@ const CHAINS: [(&str, Option<Hook>); 11] = [
     (OUT, None),
     (FIRST_PREROUTING, Some(Hook::DESTINATION_NAT_FIRST)),
     (FIRST_OUTPUT, Some(Hook::OUTPUT_NAT_FIRST)),
-    (PREROUTING, Some(Hook::DESTINATION_NAT)),
-    (OUTPUT, Some(Hook::OUTPUT_NAT)),
+    (LAST_PREROUTING, Some(Hook::DESTINATION_NAT)),
+    (LAST_OUTPUT, Some(Hook::OUTPUT_NAT)),
     (POSTROUTING, Some(Hook::SOURCE_NAT)),
     (GUARD, Some(Hook::INPUT_RAW)),
 ];
@@ -298,7 +300,7 @@ fn fixed(family: Family) -> Vec<Fixed> {
         rule(chain, "any address", Box::new(move |r| _ = r.in_set(&fields.any(), FIRST).verdict(&jump(meant))));
         rule(chain, "one address", Box::new(move |r| _ = r.in_set(&fields.at(), FIRST_AT).verdict(&jump(meant))));
     }
-    for (chain, meant) in [(PREROUTING, IN), (OUTPUT, OUT)] {
+    for (chain, meant) in [(LAST_PREROUTING, IN), (LAST_OUTPUT, OUT)] {
         rule(chain, "what nobody else has taken", Box::new(move |r| _ = r.verdict(&jump(meant))));
     }
     if is_v4 {
@@ -446,6 +448,7 @@ pub(crate) fn is_up_to_date(rules: &[Rule], target: &Target<'_>, host: &Host) ->
     first_missing(rules, target).is_none()
         && later.iter().all(|f| ruleset::has(rules, f.chain, &f.comment))
         && old(rules, target.family(), &later).next().is_none()
+        && retired(rules).is_empty()
 }
 
 /// The rules that tell which addresses are meant in a way that is not right any more.
@@ -458,6 +461,11 @@ fn old<'r>(rules: &'r [Rule], family: Family, later: &[Fixed]) -> impl Iterator<
     })
 }
 
+/// The chains of earlier builds that hold any of these rules; an empty one does nothing.
+fn retired(rules: &[Rule]) -> Vec<&'static str> {
+    RETIRED.into_iter().filter(|chain| rules.iter().any(|r| r.chain == *chain)).collect()
+}
+
 fn first_missing_of(rules: &[Rule], target: &Target<'_>, conditions: &Conditions) -> Option<String> {
     let sets = target.mappings().map(|m| entry(m, Some(conditions)).0);
     let gone = |set: &String| !ruleset::has(rules, conditional_chain(set), &conditional_comment(set));
@@ -468,6 +476,9 @@ fn first_missing_of(rules: &[Rule], target: &Target<'_>, conditions: &Conditions
 /// Adds to a transaction what is missing of the target's rules, its sets and chains.
 pub(crate) fn push_skeleton(batch: &mut Batch, rules: &[Rule], target: &Target<'_>, host: &Host) {
     let family = target.family();
+    for chain in retired(rules) {
+        batch.delete_chain(family, TABLE, chain);
+    }
     let later = later_addresses(family, host);
     for rule in old(rules, family, &later) {
         batch.delete_rule(family, TABLE, &rule.chain, rule.handle);

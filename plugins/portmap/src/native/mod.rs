@@ -432,7 +432,9 @@ pub(crate) fn missing(nft: &mut Nft, attachment: &Attachment, target: &Target<'_
     let family = target.family();
     let rules = nft.rules(family, TABLE, None)?;
     if let Some(rule) = layout::first_missing(&rules, target) {
-        return Ok(Some(format!("{rule} of table {family} {TABLE} is missing")));
+        return Ok(Some(format!(
+            "{rule} of table {family} {TABLE} is missing (the next ADD of a pod with ports makes it anew)"
+        )));
     }
     for wanted in layout::elements(target, &[]) {
         let found = nft.element(family, TABLE, &wanted.set, &wanted.key)?;
@@ -454,6 +456,17 @@ pub(crate) fn missing(nft: &mut Nft, attachment: &Attachment, target: &Target<'_
     };
     // Which of the mappings come before others' rules was found out by ADD; how many these are is written down.
     missing_first(nft, target, Owner::parse(owner.comment.as_deref().unwrap_or_default()).first)
+}
+
+/// Whether the attachment's ADD saw to it that its host link is in hairpin mode.
+pub(crate) fn is_hairpin(nft: &mut Nft, attachment: &Attachment, targets: &[Target<'_>]) -> Result<bool> {
+    for target in targets {
+        let owner = nft.element(target.family(), TABLE, OWNERS, &attachment.identity())?;
+        if owner.and_then(|e| e.comment).is_some_and(|comment| Owner::parse(&comment).is_hairpin) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What is missing of the elements by which this many mappings come before others' rules, in words.

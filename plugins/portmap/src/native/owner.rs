@@ -16,6 +16,10 @@ use plugin::orphans::Orphans;
 
 use super::layout::{self, Wanted};
 
+/// How comments say who made the host link.
+const BRIDGE: &str = "bridge";
+const HAIRPIN: &str = "hairpin";
+
 /// What the comment of an owner's element says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Owner {
@@ -23,6 +27,8 @@ pub(crate) struct Owner {
     cookie: Option<u64>,
     /// Our bridge plugin made the attachment's host link.
     by_bridge: bool,
+    /// ADD saw to it that the host link is in hairpin mode.
+    pub(crate) is_hairpin: bool,
     /// How many elements it has in this family.
     pub(crate) elements: usize,
     /// How many of them say that a mapping comes before what others have for its port.
@@ -33,12 +39,13 @@ pub(crate) struct Owner {
 
 impl Owner {
     /// The owner that the call is about.
-    pub(crate) fn new(call: &Call, host_link: Option<&Link>, elements: usize) -> Self {
+    pub(crate) fn new(call: &Call, host_link: Option<&Link>, is_hairpin: bool) -> Self {
         let netns = &call.env.netns;
         Self {
             cookie: NetNs::open(netns).ok().and_then(|ns| ns.cookie()),
             by_bridge: host_link.is_some(),
-            elements,
+            is_hairpin,
+            elements: 0,
             first: 0,
             netns: Some(netns.clone()).filter(|path| is_plain(path)),
         }
@@ -50,11 +57,15 @@ impl Owner {
         Self { elements: wanted.len(), first, ..self.clone() }
     }
 
-    /// As a comment: `<cookie in hex, or -> <bridge, or -> <number of elements> <path>`; of the elements those that come
-    /// first, if there are any, are counted after a `+`.
+    /// As a comment: `<cookie in hex, or -> <bridge, hairpin (by our bridge too), or -> <number of elements> <path>`; of
+    /// the elements those that come first, if there are any, are counted after a `+`.
     pub(crate) fn comment(&self) -> String {
         let cookie = self.cookie.map_or_else(|| "-".to_owned(), |c| format!("{c:x}"));
-        let by = if self.by_bridge { "bridge" } else { "-" };
+        let by = match (self.by_bridge, self.is_hairpin) {
+            (true, true) => HAIRPIN,
+            (true, false) => BRIDGE,
+            (false, _) => "-",
+        };
         let (rest, first) = (self.elements.saturating_sub(self.first), self.first);
         let number = if first > 0 { format!("{rest}+{first}") } else { rest.to_string() };
         let head = format!("{cookie} {by} {number}");
@@ -67,13 +78,14 @@ impl Owner {
     pub(crate) fn parse(comment: &str) -> Self {
         let mut words = comment.splitn(4, ' ');
         let cookie = words.next().and_then(|c| u64::from_str_radix(c, 16).ok());
-        let by_bridge = words.next() == Some("bridge");
+        let by = words.next().unwrap_or_default();
         let number = words.next().unwrap_or_default();
         let (rest, first) = number.split_once('+').unwrap_or((number, "0"));
         let (rest, first) = (rest.parse::<usize>().ok(), first.parse().ok());
         Self {
             cookie,
-            by_bridge,
+            by_bridge: [BRIDGE, HAIRPIN].contains(&by),
+            is_hairpin: by == HAIRPIN,
             elements: rest.zip(first).and_then(|(rest, first)| rest.checked_add(first)).unwrap_or(usize::MAX),
             first: first.unwrap_or_default(),
             netns: words.next().filter(|path| !path.is_empty()).map(str::to_owned),
@@ -155,7 +167,8 @@ mod tests {
     use super::*;
 
     fn owner() -> Owner {
-        Owner { cookie: Some(0x1f), by_bridge: true, elements: 4, first: 0, netns: Some("/run/netns/a".to_owned()) }
+        let netns = Some("/run/netns/a".to_owned());
+        Owner { cookie: Some(0x1f), by_bridge: true, is_hairpin: false, elements: 4, first: 0, netns }
     }
 
     #[test]
@@ -163,8 +176,10 @@ mod tests {
         assert_eq!(owner().comment(), "1f bridge 4 /run/netns/a");
         let with_first = Owner { elements: 6, first: 2, ..owner() };
         assert_eq!(with_first.comment(), "1f bridge 4+2 /run/netns/a");
-        for owner in [owner(), with_first, Owner { cookie: None, by_bridge: false, elements: 0, first: 0, netns: None }]
-        {
+        let hairpin = Owner { is_hairpin: true, ..owner() };
+        assert_eq!(hairpin.comment(), "1f hairpin 4 /run/netns/a");
+        let nothing = Owner { cookie: None, by_bridge: false, is_hairpin: false, elements: 0, first: 0, netns: None };
+        for owner in [owner(), with_first, hairpin, nothing] {
             assert_eq!(Owner::parse(&owner.comment()), owner);
         }
         // A path that does not fit is none at all.
