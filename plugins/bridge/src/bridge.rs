@@ -5,7 +5,7 @@ use host::sysctl::Dir;
 use host::undo::Undo;
 use netlink::link::{self, Link, Mac, NewBridge};
 use netlink::wire::Request;
-use netlink::{Errno, Protocol, Socket, route};
+use netlink::{Errno, Protocol, Socket, addr, route};
 
 use crate::config::{Mtu, Plan};
 
@@ -175,7 +175,7 @@ fn reconcile(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, link: &Link) ->
             host::syslog::warn("bridge", text);
         }
     }
-    refuse_advertisements(link);
+    protect_host(socket, link)?;
     if plan.promiscuous && !link.is_promiscuous() {
         link::set_promiscuous(socket, link.index, true).map_err(|e| failed(name, &e))?;
     }
@@ -197,18 +197,46 @@ fn describe(plan: &Plan, link: &Link) -> Bridge {
     }
 }
 
-/// The host must not take addresses or routes from what a pod announces on this link, whoever made it.
-pub(crate) fn refuse_advertisements(link: &Link) {
-    let Some(accepted @ 1..) = link.accept_ra else { return };
-    let Ok(settings) = Dir::open(V6_CONF) else { return };
-    let name = &link.name;
+/// The host must not take addresses or routes from what a pod announces on this link of ours. Whether anything was
+/// changed.
+pub(crate) fn refuse_advertisements(link: &Link) -> bool {
     // Read-only in rootless containers: there the host is a container itself.
-    let is_done = settings.overwrite(&format!("{name}/{ACCEPT_RA}"), "0").is_ok();
-    if is_done && link.is("bridge") && !is_ours(link) {
+    !refuses_advertisements(link)
+        && Dir::open(V6_CONF).is_ok_and(|all| all.overwrite(&format!("{}/{ACCEPT_RA}", link.name), "0").is_ok())
+}
+
+/// Whether the host takes nothing from them, or has no IPv6 there at all.
+fn refuses_advertisements(link: &Link) -> bool {
+    link.accept_ra.unwrap_or(0) == 0
+}
+
+/// The same for a bridge, whoever made it. One of somebody else's by which the host has its own router, most likely that
+/// of the uplink, is left alone: without it the host would lose its IPv6.
+fn protect_host(socket: &mut Socket, link: &Link) -> Result<(), Error> {
+    let (name, accepted) = (&link.name, link.accept_ra.unwrap_or(0));
+    if refuses_advertisements(link) {
+        return Ok(());
+    }
+    if !is_ours(link) && has_learned(socket, link.index).map_err(|e| failed(name, &e))? {
+        let text = format!(
+            "{name}: {ACCEPT_RA} stays {accepted}, as the host has routes or addresses by router advertisements there, \
+             but any pod on it can be the host's IPv6 router; give the host static ones, and: \
+             sysctl -w {V6_CONF}/{name}/{ACCEPT_RA}=0"
+        );
+        host::syslog::notice("bridge", &text);
+        return Ok(());
+    }
+    if refuse_advertisements(link) {
         let text =
             format!("{name}: {ACCEPT_RA} was {accepted} and is 0 now, or any pod could be the host's IPv6 router");
         host::syslog::notice("bridge", &text);
     }
+    Ok(())
+}
+
+/// Whether the host has something by this link that a router advertised.
+fn has_learned(socket: &mut Socket, link: u32) -> netlink::Result<bool> {
+    Ok(route::is_advertised(socket, link)? || addr::list_v6(socket, link)?.iter().any(addr::Address::is_autoconfigured))
 }
 
 /// Takes back a bridge that this call made (its random address tells), unless another pod is on it already.
