@@ -1,5 +1,7 @@
 //! The bridge itself: made if it is missing, repaired if it is ours, looked at closely if it is not.
 
+use std::io;
+
 use cni::Error;
 use host::sysctl::Dir;
 use host::undo::Undo;
@@ -54,7 +56,7 @@ pub(crate) fn wanted_mtu(socket: &mut Socket, mtu: Mtu) -> Result<Option<u32>, E
 /// Makes sure that the bridge is there and as the plan wants it. The caller holds the lock.
 pub(crate) fn ensure(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, undo: &mut Undo<'_>) -> Result<Bridge, Error> {
     match get(socket, &plan.bridge)? {
-        Some(link) => reconcile(socket, plan, mtu, &link),
+        Some(link) => reconcile(socket, plan, mtu, &link, undo),
         None => create(socket, plan, mtu, undo),
     }
 }
@@ -101,7 +103,7 @@ fn create(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, undo: &mut Undo<'_
         // Another program was quicker.
         Err(error) if error.is(Errno::EEXIST) => {
             let link = get(socket, name)?.ok_or_else(|| failed(name, error))?;
-            return reconcile(socket, plan, mtu, &link);
+            return reconcile(socket, plan, mtu, &link, undo);
         }
         Err(error) if plan.vlans.filtering && error.is(Errno::EOPNOTSUPP) => return Err(no_filtering(name)),
         // Also where it was not certainly refused: an answer that gets lost says nothing.
@@ -125,7 +127,7 @@ fn create(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, undo: &mut Undo<'_
         }
     }
     let link = get(socket, name)?.ok_or_else(|| failed(name, &Errno::ENODEV.into()))?;
-    reconcile(socket, plan, mtu, &link)
+    reconcile(socket, plan, mtu, &link, undo)
 }
 
 /// Refuses a bridge of somebody else's that is not as the plan wants it. Nothing is changed.
@@ -152,7 +154,13 @@ pub(crate) fn refuse_foreign(plan: &Plan, mtu: Option<u32>, link: &Link) -> Resu
     }
 }
 
-fn reconcile(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, link: &Link) -> Result<Bridge, Error> {
+fn reconcile(
+    socket: &mut Socket,
+    plan: &Plan,
+    mtu: Option<u32>,
+    link: &Link,
+    undo: &mut Undo<'_>,
+) -> Result<Bridge, Error> {
     let name = &plan.bridge;
     refuse_foreign(plan, mtu, link)?;
     let state = link.bridge.unwrap_or_default();
@@ -175,7 +183,7 @@ fn reconcile(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, link: &Link) ->
             host::syslog::warn("bridge", text);
         }
     }
-    protect_host(socket, link)?;
+    protect_host(socket, link, undo)?;
     if plan.promiscuous && !link.is_promiscuous() {
         link::set_promiscuous(socket, link.index, true).map_err(|e| failed(name, &e))?;
     }
@@ -212,7 +220,7 @@ fn refuses_advertisements(link: &Link) -> bool {
 
 /// The same for a bridge, whoever made it. One of somebody else's by which the host has its own router, most likely that
 /// of the uplink, is left alone: without it the host would lose its IPv6.
-fn protect_host(socket: &mut Socket, link: &Link) -> Result<(), Error> {
+fn protect_host(socket: &mut Socket, link: &Link, undo: &mut Undo<'_>) -> Result<(), Error> {
     let (name, accepted) = (&link.name, link.accept_ra.unwrap_or(0));
     if refuses_advertisements(link) {
         return Ok(());
@@ -230,6 +238,21 @@ fn protect_host(socket: &mut Socket, link: &Link) -> Result<(), Error> {
         let text =
             format!("{name}: {ACCEPT_RA} was {accepted} and is 0 now, or any pod could be the host's IPv6 router");
         host::syslog::notice("bridge", &text);
+        if !is_ours(link) {
+            let name = name.clone();
+            undo.push("setting accept_ra back", move || accept_again(&name, accepted));
+        }
+    }
+    Ok(())
+}
+
+/// Gives an operator's bridge its setting back, after an ADD that failed.
+fn accept_again(name: &str, accepted: u32) -> io::Result<()> {
+    let (all, setting) = (Dir::open(V6_CONF)?, format!("{name}/{ACCEPT_RA}"));
+    // Gone, or set by somebody since.
+    if all.get(&setting).is_ok_and(|now| now == "0") {
+        all.overwrite(&setting, &accepted.to_string())?;
+        host::syslog::notice("bridge", &format!("{name}: {ACCEPT_RA} is {accepted} again, as ADD failed"));
     }
     Ok(())
 }

@@ -167,6 +167,18 @@ fn a_host_that_has_its_router_by_an_operators_bridge_keeps_it() {
 }
 
 #[test]
+fn an_add_that_fails_leaves_an_operators_bridge_as_it_was() {
+    case(|| {
+        let host = Host::new();
+        operators_bridge(&host, "2");
+        host.run(&format!("ip address add 192.0.2.1/24 dev {BRIDGE}"));
+        let failure = host.plugin("bridge").pod(&host.pod()).config(&config::bridge()).add().failure();
+        failure.is(999, "already has an IP address different from|192.0.2.1/24");
+        assert_eq!(accept_ra(&host), "2");
+    });
+}
+
+#[test]
 fn a_pods_router_advertisements_give_its_neighbours_nothing() {
     case(|| {
         for config in [config::dual_stack(), config::bridge(), config::ipv6_only()] {
