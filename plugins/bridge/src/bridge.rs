@@ -68,7 +68,8 @@ pub(crate) fn ready(socket: &mut Socket, plan: &Plan, mtu: Option<u32>) -> Resul
     let is_ready = link.is_up()
         && (!plan.vlans.filtering || link.bridge.unwrap_or_default().vlan_filtering)
         && mtu.is_none_or(|mtu| mtu == link.mtu)
-        && (!plan.promiscuous || link.is_promiscuous());
+        && (!plan.promiscuous || link.is_promiscuous())
+        && refuses_advertisements(&link);
     Ok(is_ready.then(|| describe(plan, &link)))
 }
 

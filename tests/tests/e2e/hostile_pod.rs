@@ -167,6 +167,42 @@ fn a_host_that_has_its_router_by_an_operators_bridge_keeps_it() {
 }
 
 #[test]
+fn an_operators_bridge_without_a_router_takes_none_any_more() {
+    case(|| {
+        let host = Host::new();
+        operators_bridge(&host, "2");
+        attach(&host, &config::layer2());
+        assert_eq!(accept_ra(&host), "0");
+    });
+}
+
+#[test]
+fn each_add_takes_back_that_the_bridge_believes_routers() {
+    case(|| {
+        for config in [config::layer2(), config::bridge(), config::dual_stack()] {
+            let host = Host::new();
+            let _first = attach(&host, &config);
+            host.run(&format!("sysctl -q -w net.ipv6.conf.{BRIDGE}.accept_ra=2"));
+            let _second = attach(&host, &config);
+            assert_eq!(accept_ra(&host), "0", "{config}");
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_taken_back_stops_no_pod() {
+    case(|| {
+        let host = Host::new();
+        let _first = attach(&host, &config::layer2());
+        host.run(&format!("sysctl -q -w net.ipv6.conf.{BRIDGE}.accept_ra=2"));
+        host.run("mount --bind /proc/sys /proc/sys");
+        host.run("mount -o remount,bind,ro /proc/sys");
+        let _second = attach(&host, &config::layer2());
+        assert_eq!(accept_ra(&host), "2");
+    });
+}
+
+#[test]
 fn an_add_that_fails_leaves_an_operators_bridge_as_it_was() {
     case(|| {
         let host = Host::new();
