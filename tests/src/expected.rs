@@ -786,6 +786,13 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "writes accept_ra of every bridge, and leaves it so",
+        &[
+            "hostile_pod::a_host_that_has_its_router_by_an_operators_bridge_keeps_it",
+            "hostile_pod::an_add_that_fails_leaves_an_operators_bridge_as_it_was",
+        ],
+    ),
+    (
         "names with a % become others, the host's own namespace is noticed after the fact, pods believe any router, and what \
          was renamed or moved stays",
         &[

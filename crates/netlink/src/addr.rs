@@ -15,6 +15,7 @@ const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;
 const IFA_F_DADFAILED: u32 = 0x08;
 const IFA_F_TENTATIVE: u32 = 0x40;
+const IFA_F_MANAGETEMPADDR: u32 = 0x100;
 
 /// An address on a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,12 @@ impl Address {
     #[must_use]
     pub fn is_tentative(&self) -> bool {
         self.flags & IFA_F_TENTATIVE != 0 && !self.is_duplicate()
+    }
+
+    /// Whether the kernel made it from a router advertisement (RFC 4862), or makes temporary ones beside it as if it had.
+    #[must_use]
+    pub fn is_autoconfigured(&self) -> bool {
+        self.flags & IFA_F_MANAGETEMPADDR != 0
     }
 
     /// Whether duplicate address detection found another owner.

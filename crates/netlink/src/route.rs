@@ -21,6 +21,8 @@ const RTA_TABLE: u16 = 15;
 const RTA_VIA: u16 = 18;
 const RTAX_MTU: u16 = 2;
 const RTAX_ADVMSS: u16 = 8;
+/// `RTPROT_RA`: from router advertisements.
+const ADVERTISED: u8 = 9;
 /// `RT_TABLE_MAIN`.
 pub const MAIN_TABLE: u32 = 254;
 
@@ -105,7 +107,28 @@ pub fn list_of_link(socket: &mut Socket, v6: bool, link: u32) -> Result<Vec<Rout
     list_by(socket, v6, Some(link))
 }
 
+/// Whether a router advertisement gave the host an IPv6 route by this link.
+pub fn is_advertised(socket: &mut Socket, link: u32) -> Result<bool> {
+    let advertised = |message: &Message<'_>| {
+        let route = read(message)?;
+        (route.link == Some(link) && message.body.get(5) == Some(&ADVERTISED)).then_some(())
+    };
+    Ok(!dump(socket, true, Some(link), advertised)?.is_empty())
+}
+
 fn list_by(socket: &mut Socket, v6: bool, link: Option<u32>) -> Result<Vec<Route>> {
+    // Older kernels do not filter.
+    dump(socket, v6, link, |message| {
+        read(message).filter(|r| r.dst.is_ipv6() == v6 && (link.is_none() || r.link == link))
+    })
+}
+
+fn dump<T>(
+    socket: &mut Socket,
+    v6: bool,
+    link: Option<u32>,
+    read: impl Fn(&Message<'_>) -> Option<T>,
+) -> Result<Vec<T>> {
     let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
     let mut header = [0; RTMSG_LEN];
     header[0] = u8::try_from(family).unwrap_or(0);
@@ -117,8 +140,7 @@ fn list_by(socket: &mut Socket, v6: bool, link: Option<u32>) -> Result<Vec<Route
                 w.u32(RTA_OIF, link);
             }
         },
-        // Older kernels do not filter.
-        |message| read(&message).filter(|r| r.dst.is_ipv6() == v6 && (link.is_none() || r.link == link)),
+        |message| read(&message),
     )
 }
 

@@ -1,11 +1,13 @@
 //! The bridge itself: made if it is missing, repaired if it is ours, looked at closely if it is not.
 
+use std::io;
+
 use cni::Error;
 use host::sysctl::Dir;
 use host::undo::Undo;
 use netlink::link::{self, Link, Mac, NewBridge};
 use netlink::wire::Request;
-use netlink::{Errno, Protocol, Socket, route};
+use netlink::{Errno, Protocol, Socket, addr, route};
 
 use crate::config::{Mtu, Plan};
 
@@ -54,7 +56,7 @@ pub(crate) fn wanted_mtu(socket: &mut Socket, mtu: Mtu) -> Result<Option<u32>, E
 /// Makes sure that the bridge is there and as the plan wants it. The caller holds the lock.
 pub(crate) fn ensure(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, undo: &mut Undo<'_>) -> Result<Bridge, Error> {
     match get(socket, &plan.bridge)? {
-        Some(link) => reconcile(socket, plan, mtu, &link),
+        Some(link) => reconcile(socket, plan, mtu, &link, undo),
         None => create(socket, plan, mtu, undo),
     }
 }
@@ -66,7 +68,8 @@ pub(crate) fn ready(socket: &mut Socket, plan: &Plan, mtu: Option<u32>) -> Resul
     let is_ready = link.is_up()
         && (!plan.vlans.filtering || link.bridge.unwrap_or_default().vlan_filtering)
         && mtu.is_none_or(|mtu| mtu == link.mtu)
-        && (!plan.promiscuous || link.is_promiscuous());
+        && (!plan.promiscuous || link.is_promiscuous())
+        && refuses_advertisements(&link);
     Ok(is_ready.then(|| describe(plan, &link)))
 }
 
@@ -101,7 +104,7 @@ fn create(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, undo: &mut Undo<'_
         // Another program was quicker.
         Err(error) if error.is(Errno::EEXIST) => {
             let link = get(socket, name)?.ok_or_else(|| failed(name, error))?;
-            return reconcile(socket, plan, mtu, &link);
+            return reconcile(socket, plan, mtu, &link, undo);
         }
         Err(error) if plan.vlans.filtering && error.is(Errno::EOPNOTSUPP) => return Err(no_filtering(name)),
         // Also where it was not certainly refused: an answer that gets lost says nothing.
@@ -125,7 +128,7 @@ fn create(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, undo: &mut Undo<'_
         }
     }
     let link = get(socket, name)?.ok_or_else(|| failed(name, &Errno::ENODEV.into()))?;
-    reconcile(socket, plan, mtu, &link)
+    reconcile(socket, plan, mtu, &link, undo)
 }
 
 /// Refuses a bridge of somebody else's that is not as the plan wants it. Nothing is changed.
@@ -152,7 +155,13 @@ pub(crate) fn refuse_foreign(plan: &Plan, mtu: Option<u32>, link: &Link) -> Resu
     }
 }
 
-fn reconcile(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, link: &Link) -> Result<Bridge, Error> {
+fn reconcile(
+    socket: &mut Socket,
+    plan: &Plan,
+    mtu: Option<u32>,
+    link: &Link,
+    undo: &mut Undo<'_>,
+) -> Result<Bridge, Error> {
     let name = &plan.bridge;
     refuse_foreign(plan, mtu, link)?;
     let state = link.bridge.unwrap_or_default();
@@ -175,7 +184,7 @@ fn reconcile(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, link: &Link) ->
             host::syslog::warn("bridge", text);
         }
     }
-    refuse_advertisements(link);
+    protect_host(socket, link, undo)?;
     if plan.promiscuous && !link.is_promiscuous() {
         link::set_promiscuous(socket, link.index, true).map_err(|e| failed(name, &e))?;
     }
@@ -197,18 +206,61 @@ fn describe(plan: &Plan, link: &Link) -> Bridge {
     }
 }
 
-/// The host must not take addresses or routes from what a pod announces on this link, whoever made it.
-pub(crate) fn refuse_advertisements(link: &Link) {
-    let Some(accepted @ 1..) = link.accept_ra else { return };
-    let Ok(settings) = Dir::open(V6_CONF) else { return };
-    let name = &link.name;
+/// The host must not take addresses or routes from what a pod announces on this link of ours. Whether anything was
+/// changed.
+pub(crate) fn refuse_advertisements(link: &Link) -> bool {
     // Read-only in rootless containers: there the host is a container itself.
-    let is_done = settings.overwrite(&format!("{name}/{ACCEPT_RA}"), "0").is_ok();
-    if is_done && link.is("bridge") && !is_ours(link) {
+    !refuses_advertisements(link)
+        && Dir::open(V6_CONF).is_ok_and(|all| all.overwrite(&format!("{}/{ACCEPT_RA}", link.name), "0").is_ok())
+}
+
+/// Whether the host takes nothing from them, or has no IPv6 there at all.
+fn refuses_advertisements(link: &Link) -> bool {
+    link.accept_ra.unwrap_or(0) == 0
+}
+
+/// The same for a bridge, whoever made it. One of somebody else's by which the host has its own router, most likely that
+/// of the uplink, is left alone: without it the host would lose its IPv6.
+fn protect_host(socket: &mut Socket, link: &Link, undo: &mut Undo<'_>) -> Result<(), Error> {
+    let (name, accepted) = (&link.name, link.accept_ra.unwrap_or(0));
+    if refuses_advertisements(link) {
+        return Ok(());
+    }
+    if !is_ours(link) && has_learned(socket, link.index).map_err(|e| failed(name, &e))? {
+        let text = format!(
+            "{name}: {ACCEPT_RA} stays {accepted}, as the host has routes or addresses by router advertisements there, \
+             but any pod on it can be the host's IPv6 router; give the host static ones, and: \
+             sysctl -w {V6_CONF}/{name}/{ACCEPT_RA}=0"
+        );
+        host::syslog::notice("bridge", &text);
+        return Ok(());
+    }
+    if refuse_advertisements(link) {
         let text =
             format!("{name}: {ACCEPT_RA} was {accepted} and is 0 now, or any pod could be the host's IPv6 router");
         host::syslog::notice("bridge", &text);
+        if !is_ours(link) {
+            let name = name.clone();
+            undo.push("setting accept_ra back", move || accept_again(&name, accepted));
+        }
     }
+    Ok(())
+}
+
+/// Gives an operator's bridge its setting back, after an ADD that failed.
+fn accept_again(name: &str, accepted: u32) -> io::Result<()> {
+    let (all, setting) = (Dir::open(V6_CONF)?, format!("{name}/{ACCEPT_RA}"));
+    // Gone, or set by somebody since.
+    if all.get(&setting).is_ok_and(|now| now == "0") {
+        all.overwrite(&setting, &accepted.to_string())?;
+        host::syslog::notice("bridge", &format!("{name}: {ACCEPT_RA} is {accepted} again, as ADD failed"));
+    }
+    Ok(())
+}
+
+/// Whether the host has something by this link that a router advertised.
+fn has_learned(socket: &mut Socket, link: u32) -> netlink::Result<bool> {
+    Ok(route::is_advertised(socket, link)? || addr::list_v6(socket, link)?.iter().any(addr::Address::is_autoconfigured))
 }
 
 /// Takes back a bridge that this call made (its random address tells), unless another pod is on it already.

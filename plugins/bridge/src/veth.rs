@@ -188,7 +188,7 @@ pub(crate) fn ensure_gateway_port(
     let default = VlanRange::access(bridge.default_vlan);
     let leave = Some(default).filter(|_| !plan.vlans.keep_default && bridge.default_vlan != 0);
     let gateway = end.peer.ok_or_else(|| failed(Errno::ENODEV.into()))?;
-    link::by_index(socket, gateway).map_err(failed)?.iter().for_each(refuse_advertisements);
+    link::by_index(socket, gateway).map_err(failed)?.iter().for_each(|link| _ = refuse_advertisements(link));
     let mut request = Request::new();
     link::push_alias(&mut request, index, &format!("{GATEWAY_PORT_MARK} of {}", bridge.name));
     push_vlans(&mut request, index, leave.as_slice(), &[VlanRange::access(vlan)]);

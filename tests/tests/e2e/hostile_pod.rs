@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tests::{
     Host, NetNs, Place, Pod, Snapshot, case,
     config::{self, BRIDGE, GATEWAY4, GATEWAY6, with},
+    syslog::Syslog,
     traffic::{
         PATIENCE, SILENCE, assert_reaches, assert_silent,
         frames::{self, ARP, BROADCAST, EXPERIMENT, IPV4, IPV6, Mac, Wire, frame, gratuitous_arp},
@@ -87,13 +88,13 @@ fn the_source_address_of_a_packet_is_not_checked() {
     });
 }
 
-/// Sends the advertisement until `honest`, which takes any router's word, has an address by it.
-fn advertise(attacker: &Wire, at: Mac, honest: &NetNs) {
+/// Sends the advertisement until `honest`, which takes any router's word on this link, has an address by it.
+fn advertise(attacker: &Wire, at: Mac, honest: &impl Place, link: &str) {
     let from: Ipv6Addr = "fe80::66".parse().unwrap();
     let packet = frames::router_advertisement(from, at, format!("{PREFIX}::").parse().unwrap());
     let everyone = [0x33, 0x33, 0, 0, 0, 1];
     let deadline = Instant::now() + PATIENCE;
-    while !honest.run("ip -6 address show dev eth0").contains(PREFIX) {
+    while !honest.run(&format!("ip -6 address show dev {link}")).contains(PREFIX) {
         assert!(Instant::now() < deadline, "the advertisement is not delivered, or wrong");
         attacker.send(&frame(everyone, at, IPV6, &packet));
         thread::sleep(std::time::Duration::from_millis(20));
@@ -125,9 +126,91 @@ fn a_pods_router_advertisements_give_the_host_nothing() {
             // No gateway: a host that forwards would take no router's word anyway.
             let attacker = attach(&host, &config::layer2());
             let honest = somebody(&host);
-            advertise(&Wire::of(&attacker, "eth0"), mac(&attacker), &honest);
+            advertise(&Wire::of(&attacker, "eth0"), mac(&attacker), &honest, "eth0");
             assert_took_nothing(&host);
         }
+    });
+}
+
+/// Somebody else's bridge, up, with this `accept_ra`.
+fn operators_bridge(host: &Host, accept_ra: &str) {
+    host.run(&format!("ip link add {BRIDGE} type bridge"));
+    host.run(&format!("sysctl -q -w net.ipv6.conf.{BRIDGE}.accept_ra={accept_ra}"));
+    host.run(&format!("ip link set {BRIDGE} up"));
+}
+
+fn accept_ra(host: &Host) -> String {
+    host.run(&format!("cat /proc/sys/net/ipv6/conf/{BRIDGE}/accept_ra")).trim().to_owned()
+}
+
+#[test]
+fn a_host_that_has_its_router_by_an_operators_bridge_keeps_it() {
+    case(|| {
+        for (accepted, has_route) in [("1", true), ("2", true), ("2", false)] {
+            let host = Host::new();
+            let log = Syslog::of(&host);
+            operators_bridge(&host, accepted);
+            let uplink = somebody(&host);
+            let router = frames::mac(uplink.link("eth0").unwrap()["address"].as_str().unwrap());
+            advertise(&Wire::of(&uplink, "eth0"), router, &host, BRIDGE);
+            if !has_route {
+                // As of a router that advertises a prefix alone.
+                host.run("ip -6 route del default");
+            }
+            attach(&host, &config::bridge());
+            assert_eq!(accept_ra(&host), accepted);
+            assert_eq!(host.run("ip -6 route").contains("default via fe80::66"), has_route);
+            let log = log.lines().concat();
+            assert!(log.contains(&format!("sysctl -w net/ipv6/conf/{BRIDGE}/accept_ra=0")), "{log}");
+        }
+    });
+}
+
+#[test]
+fn an_operators_bridge_without_a_router_takes_none_any_more() {
+    case(|| {
+        let host = Host::new();
+        operators_bridge(&host, "2");
+        attach(&host, &config::layer2());
+        assert_eq!(accept_ra(&host), "0");
+    });
+}
+
+#[test]
+fn each_add_takes_back_that_the_bridge_believes_routers() {
+    case(|| {
+        for config in [config::layer2(), config::bridge(), config::dual_stack()] {
+            let host = Host::new();
+            let _first = attach(&host, &config);
+            host.run(&format!("sysctl -q -w net.ipv6.conf.{BRIDGE}.accept_ra=2"));
+            let _second = attach(&host, &config);
+            assert_eq!(accept_ra(&host), "0", "{config}");
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_taken_back_stops_no_pod() {
+    case(|| {
+        let host = Host::new();
+        let _first = attach(&host, &config::layer2());
+        host.run(&format!("sysctl -q -w net.ipv6.conf.{BRIDGE}.accept_ra=2"));
+        host.run("mount --bind /proc/sys /proc/sys");
+        host.run("mount -o remount,bind,ro /proc/sys");
+        let _second = attach(&host, &config::layer2());
+        assert_eq!(accept_ra(&host), "2");
+    });
+}
+
+#[test]
+fn an_add_that_fails_leaves_an_operators_bridge_as_it_was() {
+    case(|| {
+        let host = Host::new();
+        operators_bridge(&host, "2");
+        host.run(&format!("ip address add 192.0.2.1/24 dev {BRIDGE}"));
+        let failure = host.plugin("bridge").pod(&host.pod()).config(&config::bridge()).add().failure();
+        failure.is(999, "already has an IP address different from|192.0.2.1/24");
+        assert_eq!(accept_ra(&host), "2");
     });
 }
 
@@ -138,7 +221,7 @@ fn a_pods_router_advertisements_give_its_neighbours_nothing() {
             let host = Host::new();
             let (attacker, victim) = (attach(&host, &config), attach(&host, &config));
             let honest = somebody(&host);
-            advertise(&Wire::of(&attacker, "eth0"), mac(&attacker), &honest);
+            advertise(&Wire::of(&attacker, "eth0"), mac(&attacker), &honest, "eth0");
             assert_took_nothing(&victim);
             assert_took_nothing(&host);
         }
@@ -152,7 +235,7 @@ fn pods_of_a_network_with_another_router_still_find_it() {
         let config = with(&config::layer2(), json!({ "ipam": config::host_local(&["10.22.0.0/24"]) }));
         let (router, pod) = (attach(&host, &config), attach(&host, &config));
         let honest = somebody(&host);
-        advertise(&Wire::of(&router, "eth0"), mac(&router), &honest);
+        advertise(&Wire::of(&router, "eth0"), mac(&router), &honest, "eth0");
         assert!(pod.run("ip -6 route").contains("default via fe80::66"));
     });
 }
