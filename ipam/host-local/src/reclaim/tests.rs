@@ -43,7 +43,7 @@ fn which_evidence_frees_an_address() {
     let other_boot = || Some("00000000-0000-0000-0000-000000000000".to_owned());
     type Change<'a> = &'a dyn Fn(&Store, &mut Record);
     // What is changed in the record (or beside it) of c1, made by bridge for a namespace that is gone; freed or not.
-    let cases: [(&str, Change<'_>, bool); 19] = [
+    let cases: [(&str, Change<'_>, bool); 20] = [
         ("path gone, no host link, by bridge", &|_, _| (), true),
         ("no namespace mounted there any more", &|_, r| r.netns = PLAIN_FILE.to_owned(), true),
         (
