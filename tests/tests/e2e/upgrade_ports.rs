@@ -210,6 +210,13 @@ fn tables_of_an_earlier_build_are_made_over() {
         assert_has_the_port(&host, &pod);
         ours.check(&pod, &result);
         first.check(&before, &of_first);
+        // The earlier build was put back for a while: its chains beside ours.
+        load(
+            &host,
+            "table ip oxbridge { chain ports-output { type nat hook output priority -101; policy accept\n\
+             jump ports comment \"x\"\n}\n}\n",
+        );
+        ours.call(plugin).pod(&pod).config_with(&ours.plugins[1], &result).add().ok();
         let rules = host.run("nft list ruleset");
         for retired in ["ports-prerouting", "ports-output"] {
             assert!(!rules.contains(&format!("chain {retired} ")), "{rules}");
