@@ -257,6 +257,8 @@ fn leads_to(route: &Route, ip: IpAddr) -> bool {
     Cidr::new(route.dst, route.prefix).is_some_and(|destinations| destinations.contains(ip))
 }
 
+/// Every route of the result, as it is stated there: one that a later plugin of the chain led by another link, gateway or
+/// table without saying so in its result is amiss.
 fn check_routes(pod: &mut Socket, link: &Link, previous: &AddResult) -> Result<(), Error> {
     let mut found: Vec<Route> = Vec::new();
     for v6 in [false, true] {
@@ -266,7 +268,7 @@ fn check_routes(pod: &mut Socket, link: &Link, previous: &AddResult) -> Result<(
     }
     for wanted in &previous.routes {
         let mut expected = pod::planned_route(wanted, previous, link.index)?;
-        // What later plugins of the chain may have moved elsewhere is not compared.
+        // The result may name a network by any address in it.
         expected.dst = wanted.dst.network().addr();
         if !found.iter().any(|f| is_route(f, &expected)) {
             return Err(differs("container routes", &format!("none to {}", wanted.dst), &pod::describe(&expected)));
