@@ -3,6 +3,8 @@
 //! Compared is what ADD set and what a pod needs. What others may do without harm is no failure: a capture that puts
 //! the bridge into promiscuous mode, a route that was added, another MAC address of a bridge.
 
+use std::net::IpAddr;
+
 use cni::{AddResult, Attachment, Call, Cidr, Error, Interface, IpConfig, delegate};
 use host::netns::NetNs;
 use netlink::link::{self, Link};
@@ -13,6 +15,9 @@ use netlink::{Protocol, Socket, addr, bridge as ports, netconf};
 use crate::config::{MasqueradeBackend, Mtu, Plan, gateway_port};
 use crate::{bridge, gateway, iptables, masquerade, pod, reference, spoof};
 use ruleset::{NewElement, Skeleton, TABLE};
+
+/// `RT_SCOPE_LINK`.
+const LINK_SCOPE: u8 = 253;
 
 pub(crate) fn check(call: &Call) -> Result<(), Error> {
     let plan = Plan::new(call)?;
@@ -207,14 +212,27 @@ fn check_addresses(pod: &mut Socket, link: &Link, ips: &[IpConfig]) -> Result<()
         if present.is_duplicate() {
             return Err(differs(&what, &format!("{} used by another host (DADFAILED)", ip.address), "it usable"));
         }
-        check_subnet(pod, link, ip.address)?;
+        // A later plugin may leave the pod its gateway as its only neighbour, or take another prefix.
+        let gateway = ip.gateway.filter(|gateway| ip.address.contains(*gateway));
+        check_subnet(pod, link, ip.address, |route| {
+            is_on_link(route)
+                && match gateway {
+                    Some(gateway) => leads_to(route, gateway),
+                    None => leads_to(route, addr) && route.prefix <= prefix,
+                }
+        })?;
     }
     Ok(())
 }
 
 /// The kernel's own route to the subnet of an address, in whichever table (a VRF's, one by source): without it the
-/// address is there and nobody of its subnet is reached.
-fn check_subnet(socket: &mut Socket, link: &Link, address: Cidr) -> Result<(), Error> {
+/// address is there and nobody of its subnet is reached. Or another route of the link that does instead.
+fn check_subnet(
+    socket: &mut Socket,
+    link: &Link,
+    address: Cidr,
+    does_instead: impl Fn(&Route) -> bool,
+) -> Result<(), Error> {
     let subnet = address.network();
     let bits = if address.is_ipv4() { 32 } else { 128 };
     if subnet.prefix() == bits {
@@ -222,12 +240,25 @@ fn check_subnet(socket: &mut Socket, link: &Link, address: Cidr) -> Result<(), E
     }
     let what = format!("routes of \"{}\"", link.name);
     let found = route::list_of_link(socket, !address.is_ipv4(), link.index).map_err(|e| asking(&what, &e))?;
-    if found.iter().any(|r| r.dst == subnet.addr() && r.prefix == subnet.prefix()) {
+    if found.iter().any(|r| r.dst == subnet.addr() && r.prefix == subnet.prefix() || does_instead(r)) {
         return Ok(());
     }
     Err(differs(&what, &format!("none to {subnet}"), &format!("that of the address {address}")))
 }
 
+/// Whether what the route leads to is a neighbour: not behind a gateway, of which IPv4 alone tells by the scope, too
+/// (the gateway may be an IPv6 one).
+fn is_on_link(route: &Route) -> bool {
+    route.gateway.is_none() && (route.dst.is_ipv6() || route.scope.is_some_and(|scope| scope >= LINK_SCOPE))
+}
+
+/// Whether the address is among the route's destinations.
+fn leads_to(route: &Route, ip: IpAddr) -> bool {
+    Cidr::new(route.dst, route.prefix).is_some_and(|destinations| destinations.contains(ip))
+}
+
+/// Every route of the result, as it is stated there: one that a later plugin of the chain led by another link, gateway or
+/// table without saying so in its result is amiss.
 fn check_routes(pod: &mut Socket, link: &Link, previous: &AddResult) -> Result<(), Error> {
     let mut found: Vec<Route> = Vec::new();
     for v6 in [false, true] {
@@ -237,7 +268,7 @@ fn check_routes(pod: &mut Socket, link: &Link, previous: &AddResult) -> Result<(
     }
     for wanted in &previous.routes {
         let mut expected = pod::planned_route(wanted, previous, link.index)?;
-        // What later plugins of the chain may have moved elsewhere is not compared.
+        // The result may name a network by any address in it.
         expected.dst = wanted.dst.network().addr();
         if !found.iter().any(|f| is_route(f, &expected)) {
             return Err(differs("container routes", &format!("none to {}", wanted.dst), &pod::describe(&expected)));
@@ -278,7 +309,7 @@ fn check_gateways(host: &mut Socket, plan: &Plan, bridge: &Link, ips: &[IpConfig
             let list: Vec<_> = found.iter().map(|f| format!("{}/{}", f.ip, f.prefix)).collect();
             return Err(differs(&what, &list.join(", "), &gateway.to_string()));
         }
-        check_subnet(host, &link, gateway)?;
+        check_subnet(host, &link, gateway, |_| false)?;
         // Not by its file: what that costs grows with the number of namespaces.
         if netconf::is_forwarding(host, !gateway.is_ipv4()) == Ok(false) {
             return Err(differs(gateway::forwarding(!gateway.is_ipv4()), "0", "1 (isGateway)"));

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 use tests::{
     Host, Place, Pod, case,
-    config::{self, BRIDGE, with},
+    config::{self, BRIDGE, GATEWAY4, GATEWAY6, with},
     snapshot::elements,
+    traffic::assert_reaches,
 };
 
 fn attached(host: &Host, config: &Value) -> (Pod, Value) {
@@ -134,6 +135,52 @@ fn notices_a_lost_address_or_route() {
         notices(&config, |_, pod, _| _ = pod.run("ip route del 192.168.1.0/24"), "192.168.1.0");
         notices(&config, |_, pod, _| _ = pod.run("ip -6 route del fd07::/64"), "fd07::");
         notices(&config, |_, pod, _| _ = pod.run("ip route replace 192.168.1.0/24 via 10.22.0.99"), "192.168.1.0");
+    });
+}
+
+/// What a later plugin may do: of the pod's subnets other routes of its interface than the kernel's.
+fn instead_of_subnets(pod: &Pod, v4: &str, v6: &str) {
+    pod.run(&format!("ip route add {v4} dev eth0"));
+    pod.run(&format!("ip -6 route add {v6} dev eth0"));
+    pod.run("ip route del 10.22.0.0/24 dev eth0");
+    pod.run("ip -6 route del fd00:22::/64 dev eth0");
+}
+
+#[test]
+fn passes_where_other_routes_reach_the_gateway() {
+    case(|| {
+        let config = config::dual_stack();
+        for (v4, v6) in
+            [("10.22.0.1", "fd00:22::1"), ("10.22.0.0/16", "fd00:22::/48"), ("0.0.0.0/0 metric 9", "8000::/1")]
+        {
+            let host = Host::new();
+            let (pod, result) = attached(&host, &config);
+            instead_of_subnets(&pod, v4, v6);
+            host.plugin("bridge").pod(&pod).config_with(&config, &result).check().ok();
+            assert_reaches(&pod, GATEWAY4);
+            assert_reaches(&pod, GATEWAY6);
+        }
+    });
+}
+
+#[test]
+fn notices_that_nothing_reaches_the_gateway() {
+    case(|| {
+        if tests::settings::is_reference() {
+            tests::skip("it does not look at the routes of subnets");
+        }
+        let config = config::dual_stack();
+        // The default route by way of the gateway says where the gateway would be if anything led there.
+        notices(&config, |_, pod, _| _ = pod.run("ip route del 10.22.0.0/24 dev eth0"), "10.22.0.0/24");
+        notices(&config, |_, pod, _| _ = pod.run("ip -6 route del fd00:22::/64 dev eth0"), "fd00:22::/64");
+        notices(&config, |_, pod, _| instead_of_subnets(pod, "10.22.0.9", "fd00:22::1"), "10.22.0.0/24");
+        notices(&config, |_, pod, _| instead_of_subnets(pod, "10.22.0.1", "fd00:22::9"), "fd00:22::/64");
+        // Of the host only the subnet's own will do.
+        let host = |host: &Host, _: &Pod, _: &str| {
+            host.run(&format!("ip route add 10.22.0.0/16 dev {BRIDGE}"));
+            host.run(&format!("ip route del 10.22.0.0/24 dev {BRIDGE}"));
+        };
+        notices(&config, host, "10.22.0.0/24");
     });
 }
 
