@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use tests::{
     Host, NetNs, Place, Pod, case,
     config::{self, with},
+    settings::not_for_reference,
 };
 
 use crate::portmap_add::{add, at, attach, call, config, elements, tcp, udp};
@@ -297,6 +298,7 @@ fn a_thousand_ports_that_are_taken_are_refused_or_replaced_as_one() {
 #[test]
 fn pods_with_many_ports_at_once_take_turns() {
     case(|| {
+        not_for_reference("it starts a program for each port, and takes minutes");
         let host = Host::new();
         let pods: Vec<(Pod, Value)> = (0..6)
             .map(|_| {
