@@ -16,37 +16,43 @@ fn after<'h>(call: Call<'h>, line: &str) -> Call<'h> {
 const NAMES: [&str; 11] =
     ["a\"b", "a\\b", "a'b", "\u{1b}[31m", "$(id)", "`id`;id", "-rf", "%s%n", "eth%d", "\u{202e}0hte", "*"];
 
+/// ADD and DEL of the chain for an interface of each of these names; `between` looks at the host between the two.
+fn under_each_name(host: &Host, chain: &[Value], between: impl Fn(&str)) {
+    chained::Chain::new(host, chain.to_vec()).warm_up();
+    let before = host.snapshot();
+    for name in NAMES {
+        let mut pod = host.pod();
+        pod.ifname = name.to_owned();
+        let mut result = Value::Null;
+        for plugin in chain {
+            let reply = host.plugin_of(plugin).pod(&pod).config_with(plugin, &result).add();
+            if !reply.status.success() {
+                reply.failure();
+                break;
+            }
+            result = reply.result();
+            assert!(!reply.stderr.contains('\u{1b}'), "{reply}");
+        }
+        between(name);
+        for plugin in chain.iter().rev() {
+            host.plugin_of(plugin).pod(&pod).config_with(plugin, &result).del().ok();
+        }
+        host.assert_as(&before);
+    }
+}
+
 #[test]
 fn interface_names_mean_nothing_to_rules_files_and_logs() {
     case(|| {
         let host = Host::new();
-        let chain = chained::everything();
-        chained::Chain::new(&host, chain.clone()).warm_up();
-        let before = host.snapshot();
-        for name in NAMES {
-            let mut pod = host.pod();
-            pod.ifname = name.to_owned();
-            let mut result = Value::Null;
-            for plugin in &chain {
-                let reply = host.plugin_of(plugin).pod(&pod).config_with(plugin, &result).add();
-                if !reply.status.success() {
-                    reply.failure();
-                    break;
-                }
-                result = reply.result();
-                assert!(!reply.stderr.contains('\u{1b}'), "{reply}");
-            }
+        under_each_name(&host, &chained::everything(), |name| {
             // What is printed can be read back.
             let ruleset = host.run("nft list ruleset");
             host.write("/run/test/ruleset", format!("flush ruleset\n{ruleset}"));
             host.run("nft -c -f /run/test/ruleset");
             assert!(!ruleset.contains('\u{1b}') && !host.run("ip link").contains('\u{1b}'), "{name:?}");
-            for plugin in chain.iter().rev() {
-                host.plugin_of(plugin).pod(&pod).config_with(plugin, &result).del().ok();
-            }
             host.unmount("/run/test/ruleset");
-            host.assert_as(&before);
-        }
+        });
     });
 }
 
@@ -56,26 +62,7 @@ fn interface_names_mean_nothing_to_the_programs_of_iptables() {
         let backend = |plugin: Value| with(&plugin, json!({ "backend": "iptables" }));
         let host = Host::new();
         let bridge = with(&chained::bridge(), json!({ "ipMasqBackend": "iptables" }));
-        let chain = [bridge, backend(chained::portmap()), backend(chained::firewall())];
-        chained::Chain::new(&host, chain.to_vec()).warm_up();
-        let before = host.snapshot();
-        for name in NAMES {
-            let mut pod = host.pod();
-            pod.ifname = name.to_owned();
-            let mut result = Value::Null;
-            for plugin in &chain {
-                let reply = host.plugin_of(plugin).pod(&pod).config_with(plugin, &result).add();
-                if !reply.status.success() {
-                    reply.failure();
-                    break;
-                }
-                result = reply.result();
-            }
-            for plugin in chain.iter().rev() {
-                host.plugin_of(plugin).pod(&pod).config_with(plugin, &result).del().ok();
-            }
-            host.assert_as(&before);
-        }
+        under_each_name(&host, &[bridge, backend(chained::portmap()), backend(chained::firewall())], |_| ());
     });
 }
 
