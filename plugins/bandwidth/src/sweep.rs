@@ -4,10 +4,12 @@
 //! namespace), and no link has a name that the attachment's next one could have. All others stay, those of the reference
 //! among them: whom they serve is not written down.
 
+use cni::Error;
 use cni::attachment::read_identity;
 use host::syslog;
 use netlink::{Protocol, Socket, link};
 use plugin::liveness::{HostLink, host_link};
+use plugin::orphans;
 
 use crate::ifb::Mark;
 
@@ -17,11 +19,7 @@ const MOST: usize = 16;
 /// Removes what is left of others, once a minute; for the end of an ADD that has answered. What fails is told and tried
 /// again by the next.
 pub(crate) fn sweep() {
-    if host::sweep::is_due("bandwidth")
-        && let Err(error) = remove_abandoned()
-    {
-        syslog::warn("bandwidth", format_args!("looking for ifbs of pods that are gone: {error}"));
-    }
+    orphans::sweep("bandwidth", || remove_abandoned().map_err(|e| Error::internal(format!("ifbs: {e}"))));
 }
 
 fn remove_abandoned() -> netlink::Result<()> {
