@@ -8,7 +8,11 @@ use std::{
 
 use nix::unistd::geteuid;
 
-use crate::{expected, settings};
+use crate::{
+    expected,
+    report::{self, Subject},
+    settings,
+};
 
 /// The end of a test that cannot run here.
 struct Skip(String);
@@ -22,20 +26,48 @@ pub fn skip(reason: impl Into<String>) -> ! {
 ///
 /// Without root it is skipped. Against the reference, a test of the table in [`expected`] has to fail.
 pub fn case<F: FnOnce()>(body: F) {
+    run(&name_of::<F>(), body);
+}
+
+/// Like [`case`]; and how it ends becomes a row of the compatibility matrix (see [`report`]).
+pub fn reported<F: FnOnce()>(subject: &Subject, what: &str, body: F) {
     let name = name_of::<F>();
+    match panic::catch_unwind(AssertUnwindSafe(|| run(&name, body))) {
+        Ok(Ended::Skipped) => {}
+        Ok(Ended::Passed) => report::add(subject, what, "passed"),
+        Err(cause) => {
+            report::add(subject, what, "FAILED");
+            panic::resume_unwind(cause)
+        }
+    }
+}
+
+/// How a test ended that did not fail.
+enum Ended {
+    Passed,
+    Skipped,
+}
+
+fn run(name: &str, body: impl FnOnce()) -> Ended {
     if !geteuid().is_root() {
         say(&format!("skipped: {name}: it makes network namespaces, which needs root"));
-        return;
+        return Ended::Skipped;
     }
-    let known = if settings::is_reference() { expected::reason(&name) } else { None };
+    let known = if settings::is_reference() { expected::reason(name) } else { None };
     match (panic::catch_unwind(AssertUnwindSafe(body)), known) {
-        (Ok(()), None) => {}
+        (Ok(()), None) => Ended::Passed,
         (Ok(()), Some(reason)) => {
             panic!("{name} passes, but the table in tests/src/expected.rs says that it cannot: {reason}")
         }
         (Err(cause), known) => match (cause.downcast::<Skip>(), known) {
-            (Ok(skip), _) => say(&format!("skipped: {name}: {}", skip.0)),
-            (Err(_), Some(reason)) => say(&format!("expected failure: {name}: {reason}")),
+            (Ok(skip), _) => {
+                say(&format!("skipped: {name}: {}", skip.0));
+                Ended::Skipped
+            }
+            (Err(_), Some(reason)) => {
+                say(&format!("expected failure: {name}: {reason}"));
+                Ended::Skipped
+            }
             (Err(cause), None) => panic::resume_unwind(cause),
         },
     }

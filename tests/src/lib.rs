@@ -19,12 +19,13 @@ pub mod netns;
 pub mod plugin;
 pub mod pod;
 pub mod published;
+pub mod report;
 pub mod settings;
 pub mod snapshot;
 pub mod syslog;
 pub mod traffic;
 
-pub use case::{case, skip};
+pub use case::{case, reported, skip};
 pub use cnitool::Network;
 pub use host::Host;
 pub use netns::{NetNs, Place};
