@@ -14,6 +14,7 @@ pub mod cnitool;
 pub mod config;
 pub mod expected;
 pub mod host;
+pub mod image;
 pub mod load;
 pub mod netns;
 pub mod plugin;
