@@ -15,6 +15,7 @@ pub mod config;
 pub mod expected;
 pub mod host;
 pub mod image;
+pub mod kernel;
 pub mod load;
 pub mod netns;
 pub mod plugin;
@@ -26,7 +27,7 @@ pub mod snapshot;
 pub mod syslog;
 pub mod traffic;
 
-pub use case::{case, reported, skip};
+pub use case::{case, case_without, reported, skip};
 pub use cnitool::Network;
 pub use host::Host;
 pub use netns::{NetNs, Place};
