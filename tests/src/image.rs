@@ -34,8 +34,7 @@ done
 ";
 /// A browser's idea of a program: headers, an empty line, the page.
 const WHO_SCRIPT: &str = "#!/bin/sh
-echo Content-Type: text/plain
-echo
+printf 'Content-Type: text/plain\\r\\n\\r\\n'
 echo \"$(hostname) $REMOTE_ADDR\"
 ";
 const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";

@@ -1,0 +1,7 @@
+//! containerd with runc, driven through CRI as kubelet drives it.
+
+mod cri;
+mod ctr;
+mod daemon;
+mod life;
+mod pods;
