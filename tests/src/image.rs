@@ -21,8 +21,8 @@ pub const PAGE: &str = "/index.html";
 pub const WHO: &str = "/cgi-bin/who";
 
 /// busybox by its other names.
-const PROGRAMS: [&str; 12] =
-    ["cat", "hostname", "httpd", "id", "ip", "ls", "nc", "ping", "ping6", "sh", "sleep", "wget"];
+const PROGRAMS: [&str; 13] =
+    ["cat", "hostname", "httpd", "id", "ip", "ls", "nc", "ping", "ping6", "sh", "sleep", "true", "wget"];
 /// Serves until it is told to end. Process 1 gets no signal that it has not asked for.
 const INIT: &str = "#!/bin/sh
 trap 'exit 0' TERM INT

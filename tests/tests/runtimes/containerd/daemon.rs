@@ -119,7 +119,7 @@ impl Node {
 
     fn launch(&self) {
         let mut command = Command::new(programs().join("bin/containerd"));
-        command.args(["--config", &format!("{SCRATCH}/containerd.toml")]).env("PATH", path());
+        command.args(["--config", &format!("{SCRATCH}/containerd.toml")]).env_clear().env("PATH", path());
         self.machine.start(DAEMON, command, &format!("{SCRATCH}/containerd.log"))
     }
 

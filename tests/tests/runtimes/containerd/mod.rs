@@ -1,5 +1,6 @@
 //! containerd with runc, driven through CRI as kubelet drives it.
 
+mod calls;
 mod cri;
 mod ctr;
 mod daemon;
