@@ -7,7 +7,7 @@ use super::daemon::{Node, bridge, list, subject};
 
 #[test]
 fn run_and_remove() {
-    let subject = Subject { name: "ctr".to_owned(), ..subject() };
+    let subject = Subject { name: subject().name.replace("containerd", "ctr"), ..subject() };
     reported(&subject, "`ctr run --rm --cni`: bridge + firewall: addresses, the world outside, nothing left", || {
         settings::not_for_reference("it leaves its rules where DEL comes without a namespace");
         let node = Node::new(&list("1.0.0", &[bridge(), json!({ "type": "firewall" })]));

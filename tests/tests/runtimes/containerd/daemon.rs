@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
     sync::OnceLock,
     thread,
@@ -28,26 +28,38 @@ const DAEMON: &str = "containerd";
 /// How much of the log a failure shows, in lines.
 const TAIL: usize = 25;
 
-/// Where Debian's packages were unpacked.
-fn programs() -> PathBuf {
-    workspace().join(".build/containerd/usr")
+/// Where its programs are: in the folder that `CONTAINERD_DIR` names, or else in Debian's packages.
+fn folders() -> impl Iterator<Item = PathBuf> {
+    let debian = ["bin", "sbin"].map(|name| workspace().join(".build/containerd/usr").join(name));
+    env::var_os("CONTAINERD_DIR").map(PathBuf::from).into_iter().chain(debian)
 }
 
-/// What the rows of the matrix are about; skips the test where there is no containerd.
+fn program(name: &str) -> Option<PathBuf> {
+    folders().map(|folder| folder.join(name)).find(|path| path.exists())
+}
+
+/// What the rows of the matrix are about.
 pub(crate) fn subject() -> Subject {
     static VERSION: OnceLock<Option<String>> = OnceLock::new();
-    let ask = |program: &str| {
-        let output = Command::new(programs().join(program)).arg("--version").output().ok()?;
+    let ask = |name: &str| {
+        let output = Command::new(program(name)?).arg("--version").output().ok()?;
         Some(String::from_utf8(output.stdout).unwrap())
     };
     let version = VERSION.get_or_init(|| {
         // `containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3`, `runc version 1.1.5+ds1`
-        let (containerd, runc) = (ask("bin/containerd")?, ask("sbin/runc")?);
+        let (containerd, runc) = (ask("containerd")?, ask("runc")?);
         let word = |text: &str| text.split_whitespace().nth(2).unwrap_or("?").to_owned();
-        Some(format!("{} with runc {}", word(&containerd), word(&runc)))
+        Some(format!("{} with runc {}", word(&containerd).trim_start_matches('v'), word(&runc)))
     });
+    // Where there is none, its tests are skipped and leave no row.
     let version = version.clone().unwrap_or_else(|| "none".to_owned());
-    Subject { kind: "runtime", name: "containerd".to_owned(), version }
+    let name = if version.starts_with("2.") { "containerd 2" } else { "containerd" };
+    Subject { kind: "runtime", name: name.to_owned(), version }
+}
+
+/// Whether its libcni knows CNI 1.1.0, and so STATUS: from 2.0 on.
+pub(crate) fn knows_status() -> bool {
+    subject().name.ends_with('2')
 }
 
 /// A machine, and the daemon on it.
@@ -69,7 +81,7 @@ pub(crate) struct Sandbox<'n> {
 impl Node {
     /// With this network configured; skips the test where there is no containerd.
     pub(crate) fn new(network: &Value) -> Self {
-        if !programs().join("bin/containerd").exists() || !programs().join("sbin/runc").exists() {
+        if ["containerd", "ctr", "containerd-shim-runc-v2", "runc"].iter().any(|name| program(name).is_none()) {
             tests::skip("there is no containerd (make runtimes fetches it)");
         }
         for plugin in network["plugins"].as_array().unwrap() {
@@ -118,7 +130,7 @@ impl Node {
     }
 
     fn launch(&self) {
-        let mut command = Command::new(programs().join("bin/containerd"));
+        let mut command = Command::new(program("containerd").unwrap());
         command.args(["--config", &format!("{SCRATCH}/containerd.toml")]).env_clear().env("PATH", path());
         self.machine.start(DAEMON, command, &format!("{SCRATCH}/containerd.log"))
     }
@@ -167,7 +179,7 @@ impl Node {
     /// # Panics
     /// When it fails.
     pub(crate) fn ctr(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new(programs().join("bin/ctr"));
+        let mut command = Command::new(program("ctr").unwrap());
         command.args(["--address", &format!("{SCRATCH}/containerd.sock")]).args(arguments).stdin(Stdio::null());
         let output = self.machine.enter(|| command.output()).unwrap();
         assert!(output.status.success(), "{command:?}: {output:?}");
@@ -273,8 +285,6 @@ pub(crate) fn published(host_port: u16) -> PortMapping {
 
 /// With the daemon's helpers, which it finds by it.
 fn path() -> String {
-    let ours = [programs().join("bin"), programs().join("sbin")];
-    let rest = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(Path::new);
-    let all = ours.iter().map(PathBuf::as_path).chain(rest);
-    env::join_paths(all).unwrap().into_string().unwrap()
+    let rest = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from);
+    env::join_paths(folders().chain(rest)).unwrap().into_string().unwrap()
 }

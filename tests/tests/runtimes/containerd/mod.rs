@@ -6,3 +6,4 @@ mod ctr;
 mod daemon;
 mod life;
 mod pods;
+mod status;
