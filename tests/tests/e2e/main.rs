@@ -60,6 +60,7 @@ mod processes;
 mod protocol;
 mod reference_pods;
 mod results;
+mod rootless;
 mod routes;
 mod static_ipam;
 mod status;
