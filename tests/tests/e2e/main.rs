@@ -56,6 +56,7 @@ mod portmap_del;
 mod portmap_gc;
 mod portmap_iptables;
 mod portmap_traffic;
+mod privileges;
 mod processes;
 mod protocol;
 mod reference_pods;
