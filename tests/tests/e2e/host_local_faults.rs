@@ -210,7 +210,9 @@ fn rubbish_in_our_own_files_is_seen_through() {
             for name in host.files(OWN) {
                 host.write(&format!("{OWN}/{name}"), rubbish);
             }
-            host.write(&format!("{OWN}/new"), rubbish);
+            for name in ["new", "draft"] {
+                host.write(&format!("{OWN}/{name}"), rubbish);
+            }
             host.write(&format!("{STORE}/last_reserved_ip.0"), rubbish);
             check(&host, "c1", &config).ok();
             call(&host, "c1", &config).add().failure().is(999, "10.1.0.2 has been allocated to c1 eth0|no record");
