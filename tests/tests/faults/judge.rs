@@ -1,10 +1,10 @@
 //! What has to hold after a fault.
 //!
-//! ADD, killed: DEL leaves nothing, once a delegate that was at work has ended (nobody is there any more to end it), and
-//! a new ADD works. Without a DEL, and with the pod's namespace gone, the next ADD works as well, on a pool without room
-//! for two: another pod's, and its own in another namespace. Told to end, or refused something: it succeeds (then CHECK passes, and DEL leaves nothing) or prints
-//! an error object and leaves nothing itself. Its undoing can meet no fault then, as there is one alone. Where the fault
-//! lasts, the undoing meets it too: what that leaves, DEL removes.
+//! ADD, killed: DEL leaves nothing, once a delegate that was at work has ended (the kernel tells it to), and a new ADD
+//! works. Without a DEL, and with the pod's namespace gone, the next ADD works as well, on a pool without room for two:
+//! another pod's, and its own in another namespace. Told to end, or refused something: it succeeds (then CHECK passes, and
+//! DEL leaves nothing) or prints an error object and leaves nothing itself. Its undoing can meet no fault then, as there is
+//! one alone. Where the fault lasts, the undoing meets it too: what that leaves, DEL removes.
 //!
 //! DEL, whatever happened to it: where it says that it succeeded, nothing is left on the host (what it could not set back
 //! in the pod, which goes, it has said on stderr); where it fails, it says so in an error object, and a second DEL leaves
