@@ -1,9 +1,11 @@
 //! How a test runs: as root only, and against the reference with its known limits.
 
 use std::{
-    any,
+    any, fs,
     io::{self, Write},
+    os::unix::fs::{MetadataExt, chown},
     panic::{self, AssertUnwindSafe},
+    path::PathBuf,
 };
 
 use nix::unistd::geteuid;
@@ -11,7 +13,7 @@ use nix::unistd::geteuid;
 use crate::{
     expected,
     report::{self, Subject},
-    settings,
+    settings::{self, workspace},
 };
 
 /// The end of a test that cannot run here.
@@ -81,6 +83,18 @@ fn name_of<F>() -> String {
 }
 
 /// The harness shows what a passing test prints only if asked; this is shown always.
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Keeps a text about a failure for people, and returns where: below `target/logs`, as its owner's.
+pub fn keep(name: &str, text: &str) -> PathBuf {
+    let (folder, owner) = (workspace().join("target/logs"), fs::metadata(workspace()).unwrap());
+    let path = folder.join(name.trim_start_matches('/').replace('/', "-"));
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(&path, text).unwrap();
+    for made in [&folder, &path] {
+        chown(made, Some(owner.uid()), Some(owner.gid())).unwrap();
+    }
+    path
 }
