@@ -7,10 +7,11 @@ PEER    ?= .build/reference
 TIME    ?= 60
 TEST    ?=
 SEED    ?=
+CONTAINERD ?=
 export PREFIX DESTDIR TARGET
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall demo test e2e load faults lint bench fuzz prerequisites clean help
+.PHONY: build install uninstall demo test e2e runtimes load faults lint bench fuzz prerequisites clean help
 
 build: ## build the plugins, static, into bin/ (TARGET=aarch64-unknown-linux-musl: into bin/TARGET/)
 	@scripts/build $(TARGET)
@@ -33,6 +34,9 @@ e2e: ## run the end-to-end tests alone (TEST=name: those whose names contain it,
 	@scripts/prerequisites
 	@scripts/build
 	@scripts/e2e $(if $(filter command line,$(origin PEER)),--peer "$(PEER)") $(TEST)
+
+runtimes: ## run the suite under containerd, Debian's build, unpacked (TEST=name; CONTAINERD=v2.4.2: that release, built)
+	@CONTAINERD="$(CONTAINERD)" scripts/runtimes $(TEST)
 
 load: ## 200 attachments by 32 workers at a time, mixed with the reference's (TIME=120: seconds, SEED=number)
 	@scripts/prerequisites

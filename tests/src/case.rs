@@ -1,9 +1,12 @@
 //! How a test runs: as root only, and against the reference with its known limits.
 
 use std::{
-    any,
+    any, fs,
     io::{self, Write},
+    os::unix::fs::{MetadataExt, chown},
     panic::{self, AssertUnwindSafe},
+    path::PathBuf,
+    thread,
 };
 
 use nix::unistd::geteuid;
@@ -11,7 +14,7 @@ use nix::unistd::geteuid;
 use crate::{
     expected,
     report::{self, Subject},
-    settings,
+    settings::{self, workspace},
 };
 
 /// The end of a test that cannot run here.
@@ -81,6 +84,19 @@ fn name_of<F>() -> String {
 }
 
 /// The harness shows what a passing test prints only if asked; this is shown always.
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Keeps a text about the running test's failure for people, and returns where: below `target/logs`, as its owner's.
+pub fn keep(what: &str, text: &str) -> PathBuf {
+    let test = thread::current().name().unwrap_or("test").replace("::", "-");
+    let (folder, owner) = (workspace().join("target/logs"), fs::metadata(workspace()).unwrap());
+    let path = folder.join(format!("{test}.{what}.log"));
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(&path, text).unwrap();
+    for made in [&folder, &path] {
+        chown(made, Some(owner.uid()), Some(owner.gid())).unwrap();
+    }
+    path
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    panic,
     path::{Path, PathBuf},
     sync::{
         OnceLock,
@@ -76,12 +77,31 @@ impl Host {
     /// A new one.
     #[allow(clippy::new_without_default, reason = "it asks the kernel for something")]
     pub fn new() -> Self {
-        let make = || {
+        Self::made_by(|| {
             unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("making a host needs root");
             private_mounts();
+        })
+    }
+
+    /// Another one with what this one has on disk, and nothing else of it.
+    pub fn rebooted(&self) -> Self {
+        Self::made_by(|| {
+            self.move_thread();
+            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+            for folder in ["/run", "/sys"] {
+                umount2(folder, MntFlags::MNT_DETACH).unwrap();
+            }
+            volatile_mounts();
+        })
+    }
+
+    /// `make` moves its thread there.
+    fn made_by(make: impl FnOnce() + Send) -> Self {
+        let make = || {
+            make();
             (NetNs::current(), File::open("/proc/thread-self/ns/mnt").unwrap())
         };
-        let (net, mounts) = thread::spawn(make).join().unwrap();
+        let (net, mounts) = thread::scope(|s| s.spawn(make).join()).unwrap_or_else(|cause| panic::resume_unwind(cause));
         Self::of(net, mounts, None)
     }
 
@@ -307,10 +327,15 @@ impl Host {
 /// Mounts that nobody else sees.
 fn private_mounts() {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-    tmpfs("/run");
-    fs::create_dir_all(SCRATCH).unwrap();
+    volatile_mounts();
     tmpfs(state());
     fs::create_dir_all("/var/lib/cni").unwrap();
+}
+
+/// What does not outlive a boot.
+fn volatile_mounts() {
+    tmpfs("/run");
+    fs::create_dir_all(SCRATCH).unwrap();
     // Shows the links of the namespace it is mounted in.
     mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>).unwrap();
 }

@@ -105,6 +105,11 @@ impl NetNs {
         Self { file }
     }
 
+    /// The one that has this path, where the calling thread is.
+    pub fn open(path: &str) -> Self {
+        Self { file: File::open(path).unwrap_or_else(|error| panic!("{path}: {error}")) }
+    }
+
     /// A path by which every process of the machine can open it while this value lives.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", process::id(), self.file.as_raw_fd())

@@ -269,7 +269,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// Waits until what it has started has ended as well: a delegate goes on working when its caller is killed.
+    /// Waits until what it has started has ended as well: a delegate outlives its killed caller, if not for long.
     ///
     /// # Panics
     /// When that does not end.
