@@ -20,6 +20,7 @@ mod chain_upgrade;
 mod chain_verbs;
 mod check_matrix;
 mod chroot;
+mod cnitool;
 mod coexistence;
 mod config_errors;
 mod conflict;
