@@ -9,13 +9,15 @@ use std::cell::OnceCell;
 use std::time::{Duration, SystemTime};
 
 use cni::Attachment;
-use cni::attachment::{MAX_HOST_IFNAME_ATTEMPTS, host_ifname, host_mac, read_identity};
+use cni::attachment::{MAX_HOST_IFNAME_ATTEMPTS, host_ifname};
 use host::boot;
 use host::netns::{self, NetNs};
 use netlink::link::{self, Link};
 use netlink::{Protocol, Socket};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
+
+use crate::host_end::is_of_identity;
 
 /// What a record tells of where and when an attachment was made.
 #[derive(Debug, Clone, Copy)]
@@ -227,15 +229,6 @@ pub fn host_link(identity: &[u8; 16]) -> HostLink {
         }
     }
     HostLink::Missing
-}
-
-/// What a host end's alias begins with; the identity follows.
-const MARK: &str = "oxbridge ";
-
-/// Whether a veth says of itself that it is the host's end of this attachment, whatever its name.
-pub(crate) fn is_of_identity(link: &Link, identity: &[u8; 16]) -> bool {
-    let alias = || read_identity(link.alias.as_deref()?.strip_prefix(MARK)?);
-    link.mac == Some(host_mac(identity)) || alias() == Some(*identity)
 }
 
 #[cfg(test)]
