@@ -34,7 +34,7 @@ e2e: ## run the end-to-end tests alone (TEST=name: those whose names contain it,
 	@scripts/build
 	@scripts/e2e $(if $(filter command line,$(origin PEER)),--peer "$(PEER)") $(TEST)
 
-runtimes: ## run the suite under containerd, Debian's build, unpacked (TEST=name)
+runtimes: ## run the suite under containerd and podman, Debian's builds, unpacked (TEST=name)
 	@scripts/runtimes $(TEST)
 
 load: ## 200 attachments by 32 workers at a time, mixed with the reference's (TIME=120: seconds, SEED=number)
