@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tests::{
-    Host, NetNs, Place, Pod, case,
+    Host, NetNs, Network, Place, Pod, case,
     config::{self, with},
     published::{self, bridge, chain, mapping, other_bridge, portmap, publish, withdraw},
     settings::{is_reference, not_for_reference},
@@ -460,14 +460,19 @@ fn a_pod_in_two_networks_has_its_ports_by_both() {
                     assert_eq!(answer.map(|answer| answer.server).as_deref(), Some("pod"), "{backend} {port}");
                 }
             };
+            let check = |network: &Network<'_>, pod: &Pod| {
+                // The reference's CHECK of portmap fails for every dual-stack pod.
+                if !is_reference() {
+                    published::check(network, pod, &mappings).ok();
+                }
+            };
             answers(&["10.22.0.3", "10.23.0.3"]);
-            for (network, pod) in [(&one, &by_one), (&two, &by_two)] {
-                published::check(network, pod, &mappings).ok();
-            }
+            check(&one, &by_one);
+            check(&two, &by_two);
             // By the other, when one goes; whoever comes back is welcome, and others are not.
             withdraw(&one, &by_one, &mappings).ok();
             answers(&["10.23.0.3"]);
-            published::check(&two, &by_two, &mappings).ok();
+            check(&two, &by_two);
             let other = host.pod();
             if !is_reference() {
                 let refused = publish(&one, &other, &mappings);
@@ -475,9 +480,8 @@ fn a_pod_in_two_networks_has_its_ports_by_both() {
                 withdraw(&one, &other, &mappings).ok();
             }
             publish(&one, &by_one, &mappings).ok();
-            for (network, pod) in [(&one, &by_one), (&two, &by_two)] {
-                published::check(network, pod, &mappings).ok();
-            }
+            check(&one, &by_one);
+            check(&two, &by_two);
             withdraw(&two, &by_two, &mappings).ok();
             let address = by_one.link("eth0").unwrap()["addr_info"][0]["local"].as_str().unwrap().to_owned();
             answers(&[&address]);

@@ -7,7 +7,7 @@ use tests::{
     Place,
     config::with,
     published::at,
-    reported,
+    reported, settings,
     traffic::{Server, Transport, ask, assert_reaches, outside::HOST4, reaches},
 };
 
@@ -105,6 +105,7 @@ fn the_node_is_rebooted() {
         &subject(),
         "the node loses its power: containers start again with their static addresses, no address is lost",
         || {
+            settings::not_for_reference("a reservation of an earlier boot is refused to its own container");
             let mut node = node();
             node.start("a", OPTIONS);
             node.start("b", "--network blue");
