@@ -11,7 +11,7 @@ CONTAINERD ?=
 export PREFIX DESTDIR TARGET
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall demo test e2e runtimes aarch64 compatibility load faults lint bench fuzz prerequisites clean help
+.PHONY: build install uninstall demo test e2e runtimes aarch64 compatibility load faults kernels lint bench fuzz prerequisites clean help
 
 build: ## build the plugins, static, into bin/ (TARGET=aarch64-unknown-linux-musl: into bin/TARGET/)
 	@scripts/build $(TARGET)
@@ -54,6 +54,11 @@ faults: ## kill each plugin at every system call, and let every one fail (half a
 	@scripts/prerequisites tools
 	@scripts/build
 	@scripts/faults $(TEST)
+
+kernels: ## run end-to-end tests in other kernels: user-mode Linux, Debian's 6.1 and 6.12 in qemu (OXBRIDGE_WHOLE=1: all tests)
+	@scripts/prerequisites
+	@scripts/build
+	@scripts/kernels
 
 lint: ## check the format and the lints
 	@scripts/lint

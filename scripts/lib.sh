@@ -82,6 +82,14 @@ have_target() {
 # Cargo's output folder, also where the environment moves it.
 target_dir() { say "${CARGO_TARGET_DIR:-$root_dir/target}"; }
 
+# Prints the paths of the programs of the crate `tests`, compiled if need be; what cargo says goes to stderr.
+test_programs() {
+    local built
+    built=$(as_owner cargo test ${CI:+--locked} -p tests --no-run --message-format=json-render-diagnostics) || return
+    sed -n '/"overflow_checks":[a-z]*,"test":true/s/.*"executable":"\([^"]*\)".*/\1/p' <<<"$built" | grep . ||
+        die "cargo built no test program"
+}
+
 # report_row KIND NAME VERSION WHAT RESULT COUNTS: a row for docs/compatibility.md, as the tests leave it
 # (tests/src/report.rs), where OXBRIDGE_REPORT names a file for it. No quotes in the values.
 report_row() {

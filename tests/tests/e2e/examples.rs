@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 use tests::{
-    Host, Network, Place, case,
+    Host, Network, Place, case, cnitool, reported,
     settings::{require, workspace},
     traffic::{Capture, PATIENCE, assert_reaches, assert_silent, outside::SERVER4, outside::SERVER6},
 };
@@ -17,7 +17,7 @@ use tests::{
 use crate::flannel_add::{LEASE46, SUBNET_ENV};
 
 /// The text of an example.
-fn text(file: &str) -> String {
+pub(crate) fn text(file: &str) -> String {
     fs::read_to_string(workspace().join("conf-examples").join(file)).unwrap()
 }
 
@@ -115,10 +115,11 @@ macro_rules! examples {
         $(
             #[test]
             fn $name() {
-                case(|| works(&Host::new(), $file));
+                let what = concat!("ADD, CHECK, traffic, DEL of conf-examples/", $file);
+                reported(&cnitool::subject(), what, || works(&Host::new(), $file));
             }
         )*
-        const FILES: &[&str] = &[$($file),*];
+        pub(crate) const FILES: &[&str] = &[$($file),*];
     };
 }
 
