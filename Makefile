@@ -35,7 +35,7 @@ e2e: ## run the end-to-end tests alone (TEST=name: those whose names contain it,
 	@scripts/build
 	@scripts/e2e $(if $(filter command line,$(origin PEER)),--peer "$(PEER)") $(TEST)
 
-runtimes: ## run the suite under containerd, Debian's build, unpacked (TEST=name; CONTAINERD=v2.4.2: that release, built)
+runtimes: ## run the suite under containerd and podman, Debian's builds, unpacked (TEST=name; CONTAINERD=v2.4.2: that release, built)
 	@CONTAINERD="$(CONTAINERD)" scripts/runtimes $(TEST)
 
 aarch64: ## cross-build the suite and run it by an emulator of programs (Debian's qemu-user)

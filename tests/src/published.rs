@@ -106,6 +106,11 @@ pub fn withdraw(network: &Network<'_>, pod: &Pod, mappings: &[Value]) -> Reply {
     with_ports(network, "del", pod, mappings)
 }
 
+/// CHECK of a pod with these ports published.
+pub fn check(network: &Network<'_>, pod: &Pod, mappings: &[Value]) -> Reply {
+    with_ports(network, "check", pod, mappings)
+}
+
 fn with_ports(network: &Network<'_>, command: &str, pod: &Pod, mappings: &[Value]) -> Reply {
     network.call(command, pod).env("CAP_ARGS", &json!({ "portMappings": mappings }).to_string()).run()
 }
@@ -157,7 +162,7 @@ impl Node {
 
     /// CHECK of the pod.
     pub fn check(&self) -> Reply {
-        with_ports(&chain(&self.host, &self.plugins), "check", &self.pod, &self.mappings)
+        check(&chain(&self.host, &self.plugins), &self.pod, &self.mappings)
     }
 
     /// DEL of the pod.

@@ -26,6 +26,11 @@ pub fn busybox() -> PathBuf {
     folder("BUSYBOX", ".build/busybox/bin/busybox")
 }
 
+/// Debian's podman with what it needs: `PODMAN`, by default where `scripts/prerequisites podman` unpacks it.
+pub fn podman() -> PathBuf {
+    folder("PODMAN", ".build/podman")
+}
+
 /// Whether the plugins under test are the reference's (`OXBRIDGE_PEER=reference`): then
 /// [`expected`](crate::expected) failures count as such.
 pub fn is_reference() -> bool {

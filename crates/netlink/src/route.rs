@@ -12,11 +12,14 @@ use crate::wire::{ACK, Attrs, CREATE, Message, Request, u32_ne};
 use crate::{Error, Result, Socket};
 
 const RTMSG_LEN: usize = 12;
+/// `struct rtnexthop`: length, flags, hops, index of the link.
+const RTNEXTHOP_LEN: usize = 8;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
 const RTA_METRICS: u16 = 8;
+const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
 const RTA_VIA: u16 = 18;
 const RTAX_MTU: u16 = 2;
@@ -97,7 +100,8 @@ fn with_rest<T>(mut builder: RouteMessageBuilder<T>, route: &Route) -> RouteMess
     message
 }
 
-/// The unicast routes of all tables, of one family.
+/// The unicast routes of all tables, of one family. One with several next hops is several, each with one of them: the
+/// kernel joins equal IPv6 routes of different links so.
 pub fn list(socket: &mut Socket, v6: bool) -> Result<Vec<Route>> {
     list_by(socket, v6, None)
 }
@@ -110,17 +114,17 @@ pub fn list_of_link(socket: &mut Socket, v6: bool, link: u32) -> Result<Vec<Rout
 /// Whether a router advertisement gave the host an IPv6 route by this link.
 pub fn is_advertised(socket: &mut Socket, link: u32) -> Result<bool> {
     let advertised = |message: &Message<'_>| {
-        let route = read(message)?;
-        (route.link == Some(link) && message.body.get(5) == Some(&ADVERTISED)).then_some(())
+        let leads_there = read(message).iter().any(|route| route.link == Some(link));
+        (leads_there && message.body.get(5) == Some(&ADVERTISED)).then_some(())
     };
     Ok(!dump(socket, true, Some(link), advertised)?.is_empty())
 }
 
 fn list_by(socket: &mut Socket, v6: bool, link: Option<u32>) -> Result<Vec<Route>> {
+    let mut routes = dump(socket, v6, link, |message| Some(read(message)))?.concat();
     // Older kernels do not filter.
-    dump(socket, v6, link, |message| {
-        read(message).filter(|r| r.dst.is_ipv6() == v6 && (link.is_none() || r.link == link))
-    })
+    routes.retain(|r| r.dst.is_ipv6() == v6 && (link.is_none() || r.link == link));
+    Ok(routes)
 }
 
 fn dump<T>(
@@ -185,7 +189,23 @@ pub fn default_link(socket: &mut Socket) -> Result<Option<u32>> {
     Ok(None)
 }
 
-fn read(message: &Message<'_>) -> Option<Route> {
+/// The route by each of its next hops; none if the message is about something else.
+fn read(message: &Message<'_>) -> Vec<Route> {
+    let Some(route) = read_common(message) else { return Vec::new() };
+    let Some(mut hops) = Attrs::behind(message.body, RTMSG_LEN).find(RTA_MULTIPATH) else { return vec![route] };
+    let mut routes = Vec::new();
+    while let Some(head) = hops.get(..RTNEXTHOP_LEN) {
+        let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
+        let Some(hop) = hops.get(..length).filter(|_| length >= RTNEXTHOP_LEN) else { break };
+        let gateway = Attrs::behind(hop, RTNEXTHOP_LEN).find(RTA_GATEWAY).and_then(ip_from_bytes);
+        routes.push(Route { gateway, link: u32_ne(&head[4..]), ..route });
+        hops = hops.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    routes
+}
+
+/// All that the next hops have in common, and what is said of the only one.
+fn read_common(message: &Message<'_>) -> Option<Route> {
     let head = message.body.get(..RTMSG_LEN)?;
     if message.kind != libc::RTM_NEWROUTE || head[7] != libc::RTN_UNICAST {
         return None;
@@ -232,7 +252,7 @@ mod tests {
             };
             let mut request = Request::new();
             push_add(&mut request, &route);
-            assert_eq!(read(&Messages(request.bytes()).next().unwrap()), Some(route));
+            assert_eq!(read(&Messages(request.bytes()).next().unwrap()), [route]);
         }
     }
 }

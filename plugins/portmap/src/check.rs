@@ -102,6 +102,10 @@ fn look(attachment: &Attachment, target: &Target<'_>) -> Result<Found, Error> {
     let Some(missing) = native::missing(&mut nft, attachment, target).map_err(reading)? else {
         return Ok(Found::Whole);
     };
+    let beside = target.by_interface(&attachment.ifname);
+    if native::missing(&mut nft, attachment, &beside).map_err(reading)?.is_none() {
+        return Ok(Found::Whole);
+    }
     let count = target.mappings().count();
     if reference::has_nft_rules(&mut nft, attachment, target.pod.addr(), count).map_err(reading)? {
         return Ok(Found::References);

@@ -45,6 +45,8 @@ pub(crate) struct Name {
 pub(crate) struct Conditions {
     pub(crate) family: Family,
     pub(crate) all: Vec<Condition>,
+    /// The interface that has a rule and maps of its own, in spite of equal conditions.
+    pub(crate) ifname: Option<String>,
 }
 
 /// Whose words they are.
@@ -79,7 +81,7 @@ impl Conditions {
             all.push(condition);
             rest = more;
         }
-        Ok(Some(Self { family, all }))
+        Ok(Some(Self { family, all, ifname: None }))
     }
 
     /// In nft's words, as `nft list` will show them.
@@ -100,7 +102,8 @@ impl Conditions {
 
     /// Names their rule and map: equal conditions share them.
     pub(crate) fn id(&self) -> String {
-        cni::attachment::sha512_hex(&self.text(), 12)
+        let of_interface = self.ifname.as_ref().map(|ifname| format!("\0{ifname}")).unwrap_or_default();
+        cni::attachment::sha512_hex(&format!("{}{of_interface}", self.text()), 12)
     }
 }
 

@@ -161,14 +161,31 @@ struct FamilyConditions {
 }
 
 /// What is to be published for one address of the pod.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Target<'a> {
     pub(crate) plan: &'a Plan,
     /// The pod's address, with the length of its subnet's prefix.
     pub(crate) pod: Cidr,
+    /// Where the pod has one of the ports by another interface already: what both would have apart.
+    again: Option<Conditions>,
 }
 
-impl Target<'_> {
+impl<'a> Target<'a> {
+    pub(crate) fn new(plan: &'a Plan, pod: Cidr) -> Self {
+        Self { plan, pod, again: None }
+    }
+
+    /// The same beside what the pod has by other interfaces: published by maps of this interface's own.
+    pub(crate) fn by_interface(&self, ifname: &str) -> Self {
+        let all = self.plan.conditions(self.family()).map(|c| c.all.clone()).unwrap_or_default();
+        let again = Conditions { family: self.family(), all, ifname: Some(ifname.to_owned()) };
+        Self { again: Some(again), ..*self }
+    }
+
+    pub(crate) fn is_by_interface(&self) -> bool {
+        self.again.is_some()
+    }
+
     pub(crate) fn family(&self) -> Family {
         Family::of(self.pod.addr())
     }
@@ -179,7 +196,7 @@ impl Target<'_> {
     }
 
     pub(crate) fn conditions(&self) -> Option<&Conditions> {
-        self.plan.conditions(self.family())
+        self.again.as_ref().or_else(|| self.plan.conditions(self.family()))
     }
 
     /// Conditions in the words of iptables.
@@ -241,7 +258,7 @@ impl Plan {
         [Family::Ip, Family::Ip6]
             .into_iter()
             .filter_map(|family| address(previous, ifname, family))
-            .map(|pod| Target { plan: self, pod })
+            .map(|pod| Target::new(self, pod))
             .filter(|target| target.mappings().next().is_some())
             .collect()
     }

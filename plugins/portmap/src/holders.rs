@@ -23,10 +23,11 @@ pub(crate) struct Holder {
 }
 
 /// The one that has the port of a mapping by these rules. A mapping for another address of the host is for another port,
-/// and so is one under other conditions.
+/// and so is one under other conditions. `own`: chain and container that are not somebody else's; a container may have
+/// its ports by several networks.
 pub(crate) fn find(
     saved: &str,
-    own_chain: &str,
+    own: (&str, &str),
     family: Family,
     mapping: &Mapping,
     conditions: &[String],
@@ -34,7 +35,8 @@ pub(crate) fn find(
     let head = format!("-A {ENTRIES} ");
     saved.lines().filter(|line| line.starts_with(&head)).find_map(|line| {
         let entry = Entry::read(line)?;
-        let is_held = entry.chain != own_chain
+        let is_held = entry.chain != own.0
+            && entry.container() != Some(own.1)
             && entry.protocol == mapping.protocol
             && entry.has(mapping.host_port)
             && (entry.conditions.is_empty() || are_same(family, &entry.conditions, conditions))
@@ -110,6 +112,10 @@ impl Entry {
         })
     }
 
+    fn container(&self) -> Option<&str> {
+        reference::owner(&self.comment).map(|(_, id, _)| id)
+    }
+
     fn name(&self) -> String {
         match reference::owner(&self.comment) {
             Some((network, id, Some(ifname))) => format!("container {id} (network {network}, interface {ifname})"),
@@ -137,7 +143,7 @@ fn are_same(family: Family, one: &[String], other: &[String]) -> bool {
     let sorted = |words: &[String]| {
         let mut texts: Vec<String> = match Conditions::parse(family, words) {
             Ok(Some(conditions)) => {
-                let one = |condition| Conditions { family, all: vec![condition] }.text();
+                let one = |condition| Conditions { family, all: vec![condition], ifname: None }.text();
                 conditions.all.into_iter().map(one).collect()
             }
             _ => words.to_vec(),
@@ -227,7 +233,7 @@ COMMIT
             format!("{{\"hostPort\":{port},\"containerPort\":1,\"protocol\":\"{protocol}\",\"hostIP\":\"{ip}\"}}");
         let mapping = with_ports(&json).unwrap().mappings[0];
         let conditions: Vec<_> = conditions.iter().map(|&w| w.to_owned()).collect();
-        find(SAVED, "CNI-DN-own", Family::Ip, &mapping, &conditions).map(|holder| holder.name)
+        find(SAVED, ("CNI-DN-own", "own"), Family::Ip, &mapping, &conditions).map(|holder| holder.name)
     }
 
     #[test]
@@ -261,7 +267,9 @@ COMMIT
     #[test]
     fn the_own_chain_holds_nothing() {
         let mapping = with_ports(r#"{"hostPort":8080,"containerPort":1,"protocol":"tcp"}"#).unwrap().mappings[0];
-        assert_eq!(find(SAVED, "CNI-DN-a", Family::Ip, &mapping, &[]), None);
+        assert_eq!(find(SAVED, ("CNI-DN-a", "own"), Family::Ip, &mapping, &[]), None);
+        // Nor does one of the same container's, for another network.
+        assert_eq!(find(SAVED, ("CNI-DN-own", "c1"), Family::Ip, &mapping, &[]), None);
     }
 
     #[test]

@@ -100,7 +100,9 @@ pub(crate) fn install(attachment: &Attachment, target: &Target<'_>, made: &Cell<
 /// Errors: a port is another attachment's by these rules.
 fn refuse_taken(attachment: &Attachment, target: &Target<'_>, saved: &str) -> Result<(), Error> {
     for mapping in target.mappings() {
-        let Some(holder) = holders::find(saved, &chain(attachment), target.family(), mapping, &words(target)) else {
+        let own_chain = chain(attachment);
+        let own = (own_chain.as_str(), attachment.container_id.as_str());
+        let Some(holder) = holders::find(saved, own, target.family(), mapping, &words(target)) else {
             continue;
         };
         return Err(Error::internal(format!("host port {mapping} is already published by {}", holder.name))
@@ -361,7 +363,7 @@ mod tests {
     }
 
     fn target<'a>(plan: &'a Plan, pod: &str) -> Target<'a> {
-        Target { plan, pod: pod.parse().unwrap() }
+        Target::new(plan, pod.parse().unwrap())
     }
 
     /// contract.md 6.2, read off v1.9.1.

@@ -42,6 +42,26 @@ fn passes_right_after_add() {
     });
 }
 
+/// podman's `--network a --network b`: the kernel joins the two IPv6 default routes to one of two next hops.
+#[test]
+fn passes_for_a_pod_in_two_networks() {
+    case(|| {
+        let host = Host::new();
+        let other = with(&config::dual_stack(), json!({ "name": "other", "bridge": "br1" }));
+        let other = with(&other, json!({ "ipam": config::host_local(&["10.23.0.0/24", "fd00:23::/64"]) }));
+        let mut attached = Vec::new();
+        let pod = host.pod();
+        for (config, ifname) in [(config::dual_stack(), "eth0"), (other, "eth1")] {
+            let call = || host.plugin("bridge").pod(&pod).ifname(ifname);
+            let result = call().config(&config).add().result();
+            attached.push((call, config, result));
+        }
+        for (call, config, result) in &attached {
+            call().config_with(config, result).check().ok();
+        }
+    });
+}
+
 #[test]
 fn passes_for_what_the_reference_gives_false_alarms_for() {
     case(|| {

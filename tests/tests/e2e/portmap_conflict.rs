@@ -2,9 +2,11 @@
 
 use serde_json::{Value, json};
 use tests::{
-    Host, NetNs, Place, Pod, case,
+    Host, NetNs, Network, Place, Pod, case,
     config::{self, with},
-    settings::not_for_reference,
+    published::{self, bridge, chain, mapping, other_bridge, portmap, publish, withdraw},
+    settings::{is_reference, not_for_reference},
+    traffic::{Server, Transport, ask},
 };
 
 use crate::portmap_add::{add, at, attach, call, config, elements, tcp, udp};
@@ -420,5 +422,71 @@ fn a_host_link_with_its_second_name_is_known() {
         let pod = host.pod();
         let result = attach(&host, &pod);
         add(&host, &pod, &config(&[tcp(8080, 80)]), &result).failure().is(999, &holder.id);
+    });
+}
+
+/// podman publishes a container's ports by each network that it is in: `podman run --network a --network b -p 8080:80`.
+#[test]
+fn a_pod_in_two_networks_has_its_ports_by_both() {
+    case(|| {
+        for backend in ["nftables", "iptables"] {
+            let host = Host::new();
+            let chained = if is_reference() { portmap(&json!({})) } else { portmap(&json!({ "backend": backend })) };
+            let one = chain(&host, &[bridge(&json!({ "ipMasq": true })), chained.clone()]);
+            let two = chain(&host, &[other_bridge(&json!({ "ipMasq": true })), chained]);
+            let mappings =
+                [mapping(Transport::Tcp, 8080), mapping(Transport::Udp, 8080), mapping(Transport::Tcp, 8081)];
+            let by_one = host.pod();
+            let by_two = Pod {
+                ifname: "eth1".to_owned(),
+                ns: NetNs::open(&by_one.path),
+                id: by_one.id.clone(),
+                path: by_one.path.clone(),
+            };
+            for (network, pod) in [(&one, &by_one), (&two, &by_two)] {
+                publish(network, pod, &mappings).ok();
+                withdraw(network, pod, &mappings).ok();
+            }
+            let before = host.snapshot();
+
+            publish(&one, &by_one, &mappings).ok();
+            publish(&two, &by_two, &mappings).ok();
+            let answers = |addresses: &[&str]| {
+                // Which of two is asked does not matter: both are the pod's.
+                let at = |address: &&str| Server::start(&by_one, "pod", published::at(address, 80));
+                let _servers: Vec<_> = addresses.iter().map(at).collect();
+                for port in [8080, 8081] {
+                    let answer = ask(&host, Transport::Tcp, published::at("127.0.0.1", port));
+                    assert_eq!(answer.map(|answer| answer.server).as_deref(), Some("pod"), "{backend} {port}");
+                }
+            };
+            let check = |network: &Network<'_>, pod: &Pod| {
+                // The reference's CHECK of portmap fails for every dual-stack pod.
+                if !is_reference() {
+                    published::check(network, pod, &mappings).ok();
+                }
+            };
+            answers(&["10.22.0.3", "10.23.0.3"]);
+            check(&one, &by_one);
+            check(&two, &by_two);
+            // By the other, when one goes; whoever comes back is welcome, and others are not.
+            withdraw(&one, &by_one, &mappings).ok();
+            answers(&["10.23.0.3"]);
+            check(&two, &by_two);
+            let other = host.pod();
+            if !is_reference() {
+                let refused = publish(&one, &other, &mappings);
+                assert!(refused.stderr.contains("is already published by container"), "{refused}");
+                withdraw(&one, &other, &mappings).ok();
+            }
+            publish(&one, &by_one, &mappings).ok();
+            check(&one, &by_one);
+            check(&two, &by_two);
+            withdraw(&two, &by_two, &mappings).ok();
+            let address = by_one.link("eth0").unwrap()["addr_info"][0]["local"].as_str().unwrap().to_owned();
+            answers(&[&address]);
+            withdraw(&one, &by_one, &mappings).ok();
+            host.assert_as(&before);
+        }
     });
 }

@@ -217,7 +217,11 @@ fn in_iptables(
             let is_holders = |rule: &Rule| is_of_address(rule, mapping) && !leads_to(rule, target.pod.addr());
             if !own.contains(&chain) && of_port().any(is_holders) {
                 let text = String::from_utf8_lossy(&entry.expressions);
-                holders.push((*mapping, holder(&text, format!("chain {chain} of iptables"))));
+                let holder = holder(&text, format!("chain {chain} of iptables"));
+                // Both lead to one pod, by different interfaces.
+                if holder.container != attachment.container_id {
+                    holders.push((*mapping, holder));
+                }
             }
         }
     }

@@ -132,7 +132,8 @@ pub(crate) fn elements(target: &Target<'_>, first: &[(Family, Mapping)]) -> Vec<
         let (set, key) = entry(mapping, target.conditions());
         let value = joined(&[&bytes(pod), &mapping.container_port.to_be_bytes()]);
         all.push(Wanted { set, key, value: Some(value), mapping: *mapping });
-        if first.contains(&(target.family(), *mapping)) {
+        // The element for the port is its that has it by the pod's other interface.
+        if !target.is_by_interface() && first.contains(&(target.family(), *mapping)) {
             let (set, key) = first_entry(mapping);
             all.push(Wanted { set: set.to_owned(), key, value: None, mapping: *mapping });
         }
@@ -633,7 +634,7 @@ mod tests {
         )
         .unwrap();
         for (pod, at) in [("10.0.0.2/24", "192.0.2.1"), ("fd00::2/64", "2001:db8::1")] {
-            let target = Target { plan: &plan, pod: pod.parse().unwrap() };
+            let target = Target::new(&plan, pod.parse().unwrap());
             let all = elements(&target, &[]);
             let entries: Vec<_> = all.iter().filter_map(|w| read_entry(&w.set, &w.key)).collect();
             let port = if target.family() == Family::Ip { 53 } else { 54 };
@@ -654,7 +655,7 @@ mod tests {
             {"hostPort":1,"containerPort":80,"protocol":"tcp"},{"hostPort":2,"containerPort":80,"protocol":"tcp"}]}"#;
         for (members, sets) in [("", &[SNAT][..]), (",\"snat\":false", &[]), (",\"masqAll\":true", &[SNAT, SNAT_ALL])] {
             let plan = plan(&format!("{ports}{members}")).unwrap();
-            let all = elements(&Target { plan: &plan, pod: "10.0.0.2/24".parse().unwrap() }, &[]);
+            let all = elements(&Target::new(&plan, "10.0.0.2/24".parse().unwrap()), &[]);
             let of: Vec<_> = all.iter().filter(|w| w.value.is_none()).map(|w| w.set.as_str()).collect();
             assert_eq!(of, sets);
         }

@@ -51,17 +51,22 @@ pub(crate) fn install(
         let generation = nft.generation()?;
         // Read after the generation: whoever saw it otherwise and commits makes ours start anew.
         host = Host::look(route, request.targets)?;
+        let mut rules = Vec::new();
+        for target in request.targets {
+            rules.push(nft.rules(target.family(), TABLE, None)?);
+            is_taken |= has_rivals(nft, &rules[rules.len() - 1], target, request.attachment)?;
+        }
+        is_taken |= has_forgotten(nft, request)?;
+        let beside = if is_taken { takeover::beside(nft, request)? } else { Vec::new() };
+        let targets = if is_taken { &beside[..] } else { request.targets };
         let mut is_complete = true;
         let mut needs = Vec::new();
-        for target in request.targets {
-            let rules = nft.rules(target.family(), TABLE, None)?;
+        for (target, rules) in targets.iter().zip(rules) {
             let is_whole = layout::is_up_to_date(&rules, target, &host);
             let addresses = HostAddresses::look(nft, target, &host)?;
             is_complete &= is_whole && addresses.is_complete() && target.conditions().is_none();
-            is_taken |= has_rivals(nft, &rules, target, request.attachment)?;
             needs.push((target, rules, is_whole, addresses));
         }
-        is_taken |= has_forgotten(nft, request)?;
         let foreign = match foreign::look(nft, route, request, &in_xtables)? {
             Ok(foreign) => foreign,
             Err(refusal) => {
@@ -69,7 +74,7 @@ pub(crate) fn install(
                 return Ok(());
             }
         };
-        let request = &Request { first: foreign.first.clone(), owner: request.owner.clone(), ..*request };
+        let request = &Request { targets, first: foreign.first.clone(), owner: request.owner.clone(), ..*request };
         is_complete &= foreign.own_chains.is_empty();
         // Without anything to decide on what was read, others' commits do not matter.
         let mut batch = if is_complete && !is_taken { Batch::new() } else { Batch::if_generation(generation) };

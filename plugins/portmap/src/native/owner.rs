@@ -49,6 +49,14 @@ impl Owner {
         }
     }
 
+    /// Whether it lives in the same namespace: another interface of one pod.
+    pub(crate) fn is_same_pod(&self, other: &Self) -> bool {
+        match (self.cookie, other.cookie) {
+            (Some(one), Some(another)) => one == another,
+            _ => self.netns.is_some() && self.netns == other.netns,
+        }
+    }
+
     /// The same with these elements.
     pub(crate) fn with_elements(&self, wanted: &[Wanted]) -> Self {
         let first = wanted.iter().filter(|w| layout::is_first(&w.set)).count();

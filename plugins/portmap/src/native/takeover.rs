@@ -11,6 +11,7 @@ use ruleset::{Found, TABLE};
 use super::layout::{self, OWNERS, Wanted};
 use super::owner::Owner;
 use super::{FAMILIES, Request};
+use crate::config::Target;
 
 /// What was found in the way, and is removed by the transaction.
 pub(super) struct Cleared {
@@ -59,6 +60,9 @@ pub(super) fn clear(
                     ));
                     continue;
                 }
+                if holder.set != wanted.set && is_same_pod(nft, holder, &request.owner)? {
+                    continue;
+                }
                 match verdict(nft, holder, identity)? {
                     Ok((identity, why)) => {
                         cleared.notices.push(format!(
@@ -94,6 +98,38 @@ pub(super) fn clear(
         }
     }
     Ok(Ok(cleared))
+}
+
+/// The targets as they can be published beside what the pod has by other interfaces: runtimes publish the ports of a
+/// container by every network that it is in. What it has twice leads to it by either, and by the other when one goes.
+pub(super) fn beside<'a>(nft: &mut Nft, request: &Request<'a>) -> Result<Vec<Target<'a>>> {
+    let mut targets = Vec::new();
+    for target in request.targets {
+        let is_twice = has_already(nft, target, request)?;
+        targets.push(if is_twice { target.by_interface(&request.attachment.ifname) } else { target.clone() });
+    }
+    Ok(targets)
+}
+
+/// Whether the pod has one of the ports by another interface.
+fn has_already(nft: &mut Nft, target: &Target<'_>, request: &Request<'_>) -> Result<bool> {
+    let family = target.family();
+    for mapping in target.mappings() {
+        let (set, key) = layout::entry(mapping, target.conditions());
+        let Some(element) = nft.element(family, TABLE, &set, &key)? else { continue };
+        let is_others = !ruleset::is_owned(&element, request.attachment);
+        if is_others && is_same_pod(nft, &Found { family, set, element }, &request.owner)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the element is of another interface of the pod.
+fn is_same_pod(nft: &mut Nft, holder: &Found, pod: &Owner) -> Result<bool> {
+    let Some(identity) = holder.element.comment.as_deref().and_then(read_identity) else { return Ok(false) };
+    let owner = nft.element(holder.family, TABLE, OWNERS, &identity)?.and_then(|element| element.comment);
+    Ok(owner.is_some_and(|comment| Owner::parse(&comment).is_same_pod(pod)))
 }
 
 fn is_both_conditional(wanted: &Wanted, holder: &Found) -> bool {

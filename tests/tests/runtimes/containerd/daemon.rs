@@ -141,7 +141,11 @@ impl Node {
         let deadline = Instant::now() + START;
         loop {
             let answer = self.cri().conditions();
-            if answer.as_ref().is_ok_and(|all| all.len() >= 2 && all.iter().all(|condition| condition.status)) {
+            // There may be others, of what it is unhappy with.
+            let is_true = |kind: &str| {
+                answer.as_ref().is_ok_and(|all| all.iter().any(|condition| condition.kind == kind && condition.status))
+            };
+            if is_true("RuntimeReady") && is_true("NetworkReady") {
                 return;
             }
             assert!(Instant::now() < deadline, "containerd is not ready after {START:?}: {answer:?}");

@@ -2,7 +2,9 @@
 
 use serde_json::json;
 use tests::{
-    Host, Place, image,
+    Host, Place,
+    config::{self, with},
+    image,
     published::{CONTAINER_PORT, at},
     reported, settings,
     traffic::{
@@ -36,6 +38,15 @@ fn dual_stack_and_a_published_port() {
             lives_and_goes(&node, web, |_| {});
         },
     );
+}
+
+#[test]
+fn ipv6_only() {
+    reported(&subject(), "pods by CRI: bridge + portmap, IPv6 alone: the same", || {
+        let plugin = with(&bridge(), json!({ "ipam": null }));
+        let plugin = with(&plugin, json!({ "ipam": config::host_local(&["fd00:22::/64"]) }));
+        exercise(&Node::new(&list("1.0.0", &[plugin, portmap()])), 1, web, |_| {});
+    });
 }
 
 #[test]
@@ -121,53 +132,78 @@ fn cni_1_1_0() {
     });
 }
 
-/// A pod that is published, and what becomes of it and of the node; `look` sees it while it lives.
+/// A dual-stack pod that is published, and what becomes of it and of the node; `look` sees it while it lives.
 fn lives_and_goes(node: &Node, change: impl Fn(&mut PodConfig), look: impl FnOnce(&Sandbox<'_>)) {
+    exercise(node, 2, change, look);
+}
+
+/// A pod with so many addresses.
+fn exercise(node: &Node, addresses: usize, change: impl Fn(&mut PodConfig), look: impl FnOnce(&Sandbox<'_>)) {
     node.host().outside();
     let before = node.warm_up(&change);
     let pod = node.run("web", &change);
     let sibling = node.run("sibling", |_| {});
+    assert_eq!(pod.addresses.len(), addresses, "{:?}", pod.addresses);
     assert_connected(node.host(), &pod, &sibling);
     assert_published(node.host(), &pod, &sibling);
     look(&pod);
-    let address = pod.address(false).to_owned();
+    let address = pod.addresses[0].clone();
     assert!(node.host().files(STORE).contains(&address));
     pod.stop();
     assert!(!node.host().files(STORE).contains(&address), "its address is free before it is removed");
-    traffic::assert_reaches(node.host(), sibling.address(false));
+    traffic::assert_reaches(node.host(), &sibling.addresses[0]);
     pod.end();
     sibling.end();
     node.host().assert_as(&before);
 }
 
-/// Of both families: from the node and its sibling to the pod, and from the pod to the world.
+/// IPv4 or IPv6.
+struct Family {
+    is_v6: bool,
+    /// The host's address on the uplink.
+    host: &'static str,
+    /// The address of the server outside.
+    server: &'static str,
+}
+
+const FAMILIES: [Family; 2] =
+    [Family { is_v6: false, host: HOST4, server: SERVER4 }, Family { is_v6: true, host: HOST6, server: SERVER6 }];
+
+/// Those that the pod has an address of.
+fn families(pod: &Sandbox<'_>) -> impl Iterator<Item = &'static Family> {
+    FAMILIES.iter().filter(|family| pod.addresses.iter().any(|address| address.contains(':') == family.is_v6))
+}
+
+/// From the node and its sibling to the pod, and from the pod to the world.
 fn assert_connected(host: &Host, pod: &Sandbox<'_>, sibling: &Sandbox<'_>) {
-    assert_eq!(pod.addresses.len(), 2, "{:?}", pod.addresses);
-    for (is_v6, server) in [(false, SERVER4), (true, SERVER6)] {
-        let address = pod.address(is_v6);
+    for Family { is_v6, server, .. } in families(pod) {
+        let address = pod.address(*is_v6);
         traffic::assert_reaches(host, address);
         traffic::assert_reaches(&sibling.ns(), address);
         traffic::assert_reaches(&pod.ns(), server);
         let web = at(address, CONTAINER_PORT);
         assert_eq!(http::get(host, web, image::PAGE).as_deref(), Some(image::GREETING));
         let asked = http::who(&sibling.ns(), web).unwrap();
-        assert_eq!((asked.server.as_str(), asked.seen), ("web", sibling.address(is_v6).parse().unwrap()));
+        assert_eq!((asked.server.as_str(), asked.seen), ("web", sibling.address(*is_v6).parse().unwrap()));
     }
 }
 
 /// From outside with the client's own address; from the node, a sibling and the pod itself as well.
 fn assert_published(host: &Host, pod: &Sandbox<'_>, sibling: &Sandbox<'_>) {
-    for (to, client) in [(HOST4, SERVER4), (HOST6, SERVER6)] {
-        let to = at(to, PORT);
+    for Family { is_v6, host: address, server } in families(pod) {
+        let to = at(address, PORT);
         let asked = http::who(host.outside(), to).unwrap_or_else(|| panic!("no answer from {to} outside"));
-        assert_eq!((asked.server.as_str(), asked.seen), ("web", client.parse().unwrap()));
+        assert_eq!((asked.server.as_str(), asked.seen), ("web", server.parse().unwrap()));
         for (from, name) in [(host.netns(), "the node"), (&sibling.ns(), "its sibling"), (&pod.ns(), "itself")] {
             let asked = http::who(from, to).unwrap_or_else(|| panic!("no answer from {to} to {name}"));
             assert_eq!(asked.server, "web");
         }
+        if !is_v6 {
+            let local = at("127.0.0.1", PORT);
+            let asked = http::who(host, local).unwrap_or_else(|| panic!("no answer from {local}"));
+            assert_eq!(asked.server, "web");
+        }
     }
-    let local = at("127.0.0.1", PORT);
-    assert_eq!(http::who(host, local).unwrap_or_else(|| panic!("no answer from {local}")).server, "web");
 }
 
 /// Of the token buckets on the host, sorted, in bytes a second.

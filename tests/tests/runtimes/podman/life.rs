@@ -1,0 +1,171 @@
+//! Containers that stop, start, and end in other ways than they should.
+
+use std::thread;
+
+use serde_json::{Value, json};
+use tests::{
+    Place,
+    config::with,
+    published::at,
+    reported, settings,
+    traffic::{Server, Transport, ask, assert_reaches, outside::HOST4, reaches},
+};
+
+use super::{
+    networks::{BLUE, GREEN},
+    node::{Node, subject},
+};
+
+/// A container with all that there is to take away.
+const OPTIONS: &str = "--network blue:ip=10.44.0.50,ip6=fd00:44::50,mac=02:11:22:33:44:55 -p 8080:7000";
+
+/// A node with two networks and the world outside.
+fn node() -> Node {
+    let node = Node::new();
+    node.host().outside();
+    node.podman(&format!("{BLUE} blue"));
+    node.podman(&format!("{GREEN} green"));
+    node
+}
+
+/// # Panics
+/// When the container of [`OPTIONS`] has not its addresses, or its port is not published.
+fn assert_works(node: &Node) {
+    let container = node.netns("a");
+    for to in ["10.44.0.50", "fd00:44::50"] {
+        assert_reaches(node.host(), to);
+    }
+    assert_eq!(container.link("eth0").unwrap()["address"], "02:11:22:33:44:55");
+    for to in ["10.44.0.1", "fd00:44::1"] {
+        assert_reaches(&container, to);
+    }
+    let _server = Server::start(&container, "a", at("10.44.0.50", 7000));
+    for from in [node.host().netns(), node.host().outside()] {
+        assert_eq!(ask(from, Transport::Tcp, at(HOST4, 8080)).map(|answer| answer.server).as_deref(), Some("a"));
+    }
+}
+
+#[test]
+fn stopped_and_started_again() {
+    reported(
+        &subject(),
+        "`stop`, `start`, `restart`, `rm -f`: works each time with the same addresses, leaves nothing",
+        || {
+            let node = node();
+            let before = node.warm_up(&[OPTIONS]);
+            node.start("a", OPTIONS);
+            assert_works(&node);
+            node.podman("stop -t 0 a");
+            assert!(!reaches_now(&node, "10.44.0.50"));
+            node.host().assert_as(&before);
+            node.podman("start a");
+            assert_works(&node);
+            node.podman("restart -t 0 a");
+            assert_works(&node);
+            node.remove("a");
+            node.host().assert_as(&before);
+        },
+    );
+}
+
+fn reaches_now(node: &Node, to: &str) -> bool {
+    tests::traffic::ping(node.host(), to.parse().unwrap(), tests::traffic::SILENCE).is_some()
+}
+
+#[test]
+fn its_watcher_is_killed() {
+    reported(&subject(), "conmon killed: `rm -f` takes everything away, and `start` works", || {
+        let node = node();
+        let before = node.warm_up(&[OPTIONS]);
+        node.start("a", OPTIONS);
+        kill(&node, "ConmonPid");
+        node.remove("a");
+        node.host().assert_as(&before);
+
+        // The container too: nobody is left who would call DEL.
+        node.start("a", OPTIONS);
+        kill(&node, "ConmonPid");
+        kill(&node, "Pid");
+        node.podman("start a");
+        assert_works(&node);
+        node.remove("a");
+        node.host().assert_as(&before);
+    });
+}
+
+/// Kills a process that podman knows of a container.
+fn kill(node: &Node, which: &str) {
+    let pid = node.inspect("a")["State"][which].as_u64().unwrap();
+    node.machine().run(&format!("kill -KILL {pid}"));
+}
+
+#[test]
+fn the_node_is_rebooted() {
+    reported(
+        &subject(),
+        "the node loses its power: containers start again with their static addresses, no address is lost",
+        || {
+            settings::not_for_reference("a reservation of an earlier boot is refused to its own container");
+            let mut node = node();
+            node.start("a", OPTIONS);
+            node.start("b", "--network blue");
+            node.reboot();
+            long_ago(&node);
+            node.host().outside();
+            node.podman("start a b");
+            assert_works(&node);
+            assert_reaches(&node.netns("b"), "10.44.0.50");
+            node.remove("a b");
+            let leases = node.host().files("/var/lib/cni/networks/blue");
+            assert!(!leases.iter().any(|name| name.starts_with("10.") || name.starts_with("fd00")), "{leases:?}");
+        },
+    );
+}
+
+/// As if all attachments had been made before the machine was last started: this kernel was not.
+fn long_ago(node: &Node) {
+    let folder = "/var/lib/cni/networks/.oxbridge/blue";
+    let records: Vec<_> = node.host().files(folder).into_iter().filter(|name| name.len() == 32).collect();
+    assert_eq!(records.len(), 2);
+    for path in records.iter().map(|name| format!("{folder}/{name}")) {
+        let record = serde_json::from_str::<Value>(&node.host().read(&path).unwrap()).unwrap();
+        node.host().write(&path, with(&record, json!({ "time": 1_000_000_000 })).to_string());
+    }
+}
+
+#[test]
+fn many_at_once() {
+    reported(&subject(), "ten containers started at once, and removed at once", || {
+        let node = node();
+        let before = node.warm_up(&["--network blue -p 8000:80"]);
+        let names: Vec<_> = (0..10).map(|n| format!("c{n}")).collect();
+        thread::scope(|s| {
+            for (n, name) in names.iter().enumerate() {
+                let node = &node;
+                s.spawn(move || node.start(name, &format!("--network blue -p {}:80", 8000 + n)));
+            }
+        });
+        for name in &names {
+            assert!(reaches(&node.netns(name), "fd00:44::1"), "{name}");
+        }
+        node.remove(&names.join(" "));
+        node.host().assert_as(&before);
+    });
+}
+
+#[test]
+fn its_network_is_removed() {
+    reported(
+        &subject(),
+        "`network rm` of all networks: bridges, leases and rules of their containers are gone",
+        || {
+            let node = node();
+            node.start("a", OPTIONS);
+            node.podman("network rm -f -t 0 blue green");
+            let now = node.host().snapshot();
+            for text in ["10.44.0.50", "fd00:44::50", "10.45.0.2", "cni-podman"] {
+                assert!(!now.mentions(text), "{text}: {:?}", now.lines(text).collect::<Vec<_>>());
+            }
+        },
+    );
+}
