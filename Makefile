@@ -7,6 +7,7 @@ PEER    ?= .build/reference
 TIME    ?= 60
 TEST    ?=
 SEED    ?=
+CONTAINERD ?=
 export PREFIX DESTDIR TARGET
 
 .DEFAULT_GOAL := build
@@ -34,8 +35,8 @@ e2e: ## run the end-to-end tests alone (TEST=name: those whose names contain it,
 	@scripts/build
 	@scripts/e2e $(if $(filter command line,$(origin PEER)),--peer "$(PEER)") $(TEST)
 
-runtimes: ## run the suite under containerd and podman, Debian's builds, unpacked (TEST=name)
-	@scripts/runtimes $(TEST)
+runtimes: ## run the suite under containerd and podman, Debian's builds, unpacked (TEST=name; CONTAINERD=v2.4.2: that release, built)
+	@CONTAINERD="$(CONTAINERD)" scripts/runtimes $(TEST)
 
 load: ## 200 attachments by 32 workers at a time, mixed with the reference's (TIME=120: seconds, SEED=number)
 	@scripts/prerequisites

@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::{MetadataExt, chown},
     panic::{self, AssertUnwindSafe},
     path::PathBuf,
+    thread,
 };
 
 use nix::unistd::geteuid;
@@ -87,10 +88,11 @@ pub(crate) fn say(line: &str) {
     _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Keeps a text about a failure for people, and returns where: below `target/logs`, as its owner's.
-pub fn keep(name: &str, text: &str) -> PathBuf {
+/// Keeps a text about the running test's failure for people, and returns where: below `target/logs`, as its owner's.
+pub fn keep(what: &str, text: &str) -> PathBuf {
+    let test = thread::current().name().unwrap_or("test").replace("::", "-");
     let (folder, owner) = (workspace().join("target/logs"), fs::metadata(workspace()).unwrap());
-    let path = folder.join(name.trim_start_matches('/').replace('/', "-"));
+    let path = folder.join(format!("{test}.{what}.log"));
     fs::create_dir_all(&folder).unwrap();
     fs::write(&path, text).unwrap();
     for made in [&folder, &path] {

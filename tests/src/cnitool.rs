@@ -36,7 +36,7 @@ impl<'h> Network<'h> {
     pub fn call(&self, command: &str, pod: &Pod) -> Call<'h> {
         self.host
             .plugin("")
-            .under(&[settings::cnitool().to_str().unwrap(), command, &self.name])
+            .under(&[self.host.cnitool().to_str().unwrap(), command, &self.name])
             .program(&pod.path)
             .ifname(&pod.ifname)
             .env("NETCONFPATH", &format!("{SCRATCH}/net.d"))

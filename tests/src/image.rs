@@ -21,8 +21,8 @@ pub const PAGE: &str = "/index.html";
 pub const WHO: &str = "/cgi-bin/who";
 
 /// busybox by its other names.
-const PROGRAMS: [&str; 12] =
-    ["cat", "hostname", "httpd", "id", "ip", "ls", "nc", "ping", "ping6", "sh", "sleep", "wget"];
+const PROGRAMS: [&str; 13] =
+    ["cat", "hostname", "httpd", "id", "ip", "ls", "nc", "ping", "ping6", "sh", "sleep", "true", "wget"];
 /// Serves until it is told to end. Process 1 gets no signal that it has not asked for.
 const INIT: &str = "#!/bin/sh
 trap 'exit 0' TERM INT
@@ -34,8 +34,7 @@ done
 ";
 /// A browser's idea of a program: headers, an empty line, the page.
 const WHO_SCRIPT: &str = "#!/bin/sh
-echo Content-Type: text/plain
-echo
+printf 'Content-Type: text/plain\\r\\n\\r\\n'
 echo \"$(hostname) $REMOTE_ADDR\"
 ";
 const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";

@@ -26,6 +26,7 @@ pub mod settings;
 pub mod snapshot;
 pub mod syslog;
 pub mod traffic;
+pub mod userns;
 
 pub use case::{case, reported, skip};
 pub use cnitool::Network;

@@ -10,7 +10,6 @@ use crate::store::reservation::Owner;
 use crate::transaction::{Request, Transaction};
 
 pub(crate) fn add(call: &Call) -> Result<(), Error> {
-    host::signal::install();
     let plan = Plan::new(call)?;
     if Owner::new(&call.env.container_id, &call.env.ifname).is_too_long() {
         let text = format!("CNI_CONTAINERID is too long for a reservation: {} bytes", call.env.container_id.len());

@@ -58,6 +58,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     plugin::step()?;
 
     let gateways = if plan.gateway { gateway::addresses(&result) } else { Vec::new() };
+    gateway::forward(&mut host, &plan, &gateways, &result)?;
     let (bridge, gateway_link, veth) = connect(&mut host, &plan, &attachment, &netns, &gateways, mtu, &mut undo)?;
     plugin::step()?;
     port::restrain(&mut host, &plan, &attachment, &bridge, &veth)?;
@@ -65,8 +66,9 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     port::set_up(&mut host, &veth)?;
     plugin::step()?;
 
+    let mut refused = Vec::new();
     if plan.ipam.is_some() {
-        pod::prepare(pod_v6.as_ref(), &plan, &attachment.ifname, &result)?;
+        refused = pod::prepare(pod_v6.as_ref(), &plan, &attachment.ifname, &result)?;
         pod::configure(&mut pod, &plan, &veth, &result)?;
     } else if !plan.leave_down {
         pod::set_up(&mut pod, &veth)?;
@@ -81,10 +83,11 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
         }
         if plan.announce {
             let settings = pod_v6.as_ref().filter(|_| has_v6);
-            pod::announce(&mut pod, settings, &veth, &attachment.ifname)?;
+            refused.extend(pod::announce(&mut pod, settings, &veth, &attachment.ifname)?);
         }
         forget_neighbours(&mut host, gateway_link.as_ref().map_or(bridge.index, |(index, ..)| *index), &result)?;
     }
+    pod::tell(&refused);
     plugin::step()?;
 
     describe(&mut host, call, &plan, &bridge, &veth, gateway_link, &mut result)?;

@@ -19,7 +19,8 @@ pub const SERVER6: &str = "2001:db8:1::9";
 
 pub(crate) fn connect(host: &Host) -> NetNs {
     let outside = NetNs::new();
-    host.run(&format!("ip link add {UPLINK} type veth peer name eth0 netns {}", outside.path()));
+    // Not by the root of the host's own user namespace, if it has one: that has no say outside.
+    host.netns().run(&format!("ip link add {UPLINK} type veth peer name eth0 netns {}", outside.path()));
     without_dad(&outside, "eth0");
     without_dad(host, UPLINK);
     outside.run(&format!("ip address add {SERVER4}/24 dev eth0"));

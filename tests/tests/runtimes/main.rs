@@ -4,4 +4,5 @@
 //! `make runtimes` fetches them; a test whose runtime is not there is skipped.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+mod containerd;
 mod podman;
