@@ -271,7 +271,7 @@ fn rows() -> Vec<Row> {
         row("the path is gone, the link has a name that somebody gave it", Kept, Kept, |host, config| {
             let pod = attach(host, config);
             let link = host.json("ip -j link show type veth")[0]["ifname"].as_str().unwrap().to_owned();
-            host.run(&format!("ip link set {link} name uplink0"));
+            host.rename(&link, "uplink0");
             host.unmount(&pod.path);
             Box::new(pod)
         }),
