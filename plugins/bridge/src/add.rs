@@ -231,7 +231,7 @@ fn install_rules(
         match backend {
             MasqueradeBackend::Nftables => {
                 for address in &addresses {
-                    skeletons.extend(masquerade::skeletons(*address));
+                    skeletons.extend(masquerade::skeletons(*address, plan.bridge_of_vlan_gateway()));
                     elements.push(masquerade::element(*address));
                 }
             }
