@@ -1,21 +1,27 @@
 //! How a test runs: as root only, and against the reference with its known limits.
 
 use std::{
-    any,
+    any, fs,
     io::{self, Write},
+    os::unix::fs::{MetadataExt, chown},
     panic::{self, AssertUnwindSafe},
+    path::PathBuf,
+    thread,
 };
 
 use nix::unistd::geteuid;
 
 use crate::{
-    expected,
+    expected, kernel,
     report::{self, Subject},
-    settings,
+    settings::{self, workspace},
 };
 
 /// The end of a test that cannot run here.
 struct Skip(String);
+
+/// The end of a test that is about what the kernel lacks; what was wrong has been said.
+struct Inexcusable;
 
 /// Ends the running test: it is not run here, for this reason. The run does not fail, and says so.
 pub fn skip(reason: impl Into<String>) -> ! {
@@ -29,9 +35,26 @@ pub fn case<F: FnOnce()>(body: F) {
     run(&name_of::<F>(), body);
 }
 
-/// Like [`case`]; and how it ends becomes a row of the compatibility matrix (see [`report`]).
+/// Like [`case`], about what happens where the kernel lacks this: skipped where it does not.
+pub fn case_without<F: FnOnce()>(part: kernel::Part, body: F) {
+    run(&name_of::<F>(), || {
+        if part.works() {
+            skip(format!("this kernel has {part:?}"));
+        }
+        // No excuse: this is what is tested.
+        if let Err(cause) = panic::catch_unwind(AssertUnwindSafe(body)) {
+            panic::resume_unwind(if cause.is::<Skip>() { cause } else { Box::new(Inexcusable) });
+        }
+    });
+}
+
+/// Like [`case`]; and how it ends becomes a row of the compatibility matrix (see [`report`]), which is about our plugins.
 pub fn reported<F: FnOnce()>(subject: &Subject, what: &str, body: F) {
     let name = name_of::<F>();
+    if settings::is_reference() {
+        run(&name, body);
+        return;
+    }
     match panic::catch_unwind(AssertUnwindSafe(|| run(&name, body))) {
         Ok(Ended::Skipped) => {}
         Ok(Ended::Passed) => report::add(subject, what, "passed"),
@@ -68,9 +91,21 @@ fn run(name: &str, body: impl FnOnce()) -> Ended {
                 say(&format!("expected failure: {name}: {reason}"));
                 Ended::Skipped
             }
-            (Err(cause), None) => panic::resume_unwind(cause),
+            (Err(cause), None) => match kernel::excuse(text(&*cause)) {
+                Some(reason) => {
+                    say(&format!("skipped: {name}: {reason}"));
+                    Ended::Skipped
+                }
+                None => panic::resume_unwind(cause),
+            },
         },
     }
+}
+
+/// What a test said as it failed.
+fn text(cause: &(dyn any::Any + Send)) -> &str {
+    let text = cause.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or_default()
 }
 
 /// `e2e::bridge_add::two_pods::{{closure}}` -> `bridge_add::two_pods`, as the test harness names it.
@@ -81,6 +116,19 @@ fn name_of<F>() -> String {
 }
 
 /// The harness shows what a passing test prints only if asked; this is shown always.
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Keeps a text about the running test's failure for people, and returns where: below `target/logs`, as its owner's.
+pub fn keep(what: &str, text: &str) -> PathBuf {
+    let test = thread::current().name().unwrap_or("test").replace("::", "-");
+    let (folder, owner) = (workspace().join("target/logs"), fs::metadata(workspace()).unwrap());
+    let path = folder.join(format!("{test}.{what}.log"));
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(&path, text).unwrap();
+    for made in [&folder, &path] {
+        chown(made, Some(owner.uid()), Some(owner.gid())).unwrap();
+    }
+    path
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{Call, Host, Pod, Reply, host::SCRATCH, settings};
+use crate::{Call, Host, Pod, Reply, host::SCRATCH, report::Subject, settings};
 
 /// A configured network.
 pub struct Network<'h> {
@@ -36,7 +36,7 @@ impl<'h> Network<'h> {
     pub fn call(&self, command: &str, pod: &Pod) -> Call<'h> {
         self.host
             .plugin("")
-            .under(&[settings::cnitool().to_str().unwrap(), command, &self.name])
+            .under(&[self.host.cnitool().to_str().unwrap(), command, &self.name])
             .program(&pod.path)
             .ifname(&pod.ifname)
             .env("NETCONFPATH", &format!("{SCRATCH}/net.d"))
@@ -56,4 +56,12 @@ impl<'h> Network<'h> {
     pub fn del(&self, pod: &Pod) -> Reply {
         self.call("del", pod).run()
     }
+}
+
+/// For rows of the compatibility matrix. It does not print its version; its linker has written it into it.
+pub fn subject() -> Subject {
+    let program = std::fs::read(settings::cnitool()).unwrap();
+    let text = String::from_utf8_lossy(&program);
+    let version = text.split("containernetworking/cni@").nth(1).and_then(|rest| rest.split('/').next());
+    Subject { kind: "runtime", name: "cnitool".to_owned(), version: version.unwrap_or("unknown").to_owned() }
 }

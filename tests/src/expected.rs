@@ -310,6 +310,7 @@ pub const FAILURES: &[(&str, &[&str])] = &[
             "masquerade::the_iptables_backend_is_removed_without_the_namespace",
             "masquerade::an_address_taken_over_belongs_to_its_new_owner",
             "reference_pods::are_removed_by_del_without_the_namespace",
+            "rootless::a_namespace_by_its_process",
         ],
     ),
     ("leaves the MTU of a bridge that exists", &["bridge_link::mtu_of_an_operators_bridge_is_never_ignored"]),

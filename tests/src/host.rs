@@ -2,7 +2,8 @@
 
 use std::{
     fs::{self, File},
-    path::Path,
+    panic,
+    path::{Path, PathBuf},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -21,12 +22,17 @@ use crate::{
     Call, NetNs, Network, Place, Pod, Snapshot,
     settings::{self, bin_dir},
     traffic::PATIENCE,
+    userns::{self, UserNs, Users},
 };
 
 /// Where the tests keep their own files on a host; not part of its snapshot.
 pub const SCRATCH: &str = "/run/test";
 /// Where named pods are found by path.
 pub const NETNS_DIR: &str = "/run/netns";
+/// Where a host in a user namespace has the plugins under test.
+const PLUGINS: &str = "/run/test/bin";
+/// Where it has `cnitool`.
+const CNITOOL: &str = "/run/test/cnitool";
 /// Where plugins keep when they last looked for what was left behind.
 const SWEPT: &str = "/run/oxbridge";
 
@@ -44,6 +50,8 @@ pub struct Lost {
 pub struct Host {
     net: NetNs,
     mounts: File,
+    /// In whose root commands and plugins run, if not as the machine's.
+    userns: Option<UserNs>,
     pods: AtomicU32,
     outside: OnceLock<NetNs>,
 }
@@ -54,6 +62,14 @@ impl Place for Host {
         unshare(CloneFlags::CLONE_FS).unwrap();
         setns(&self.mounts, CloneFlags::CLONE_NEWNS).unwrap();
         self.net.move_thread();
+        if self.userns.is_some() {
+            // What it writes is to belong to the host's root.
+            userns::own_files(true);
+        }
+    }
+
+    fn wrapper(&self) -> Vec<String> {
+        self.userns.as_ref().map(UserNs::wrapper).unwrap_or_default()
     }
 }
 
@@ -61,15 +77,68 @@ impl Host {
     /// A new one.
     #[allow(clippy::new_without_default, reason = "it asks the kernel for something")]
     pub fn new() -> Self {
-        let make = || {
+        Self::made_by(|| {
             unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("making a host needs root");
             private_mounts();
+        })
+    }
+
+    /// Another one with what this one has on disk, and nothing else of it.
+    pub fn rebooted(&self) -> Self {
+        Self::made_by(|| {
+            self.move_thread();
+            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+            for folder in ["/run", "/sys"] {
+                umount2(folder, MntFlags::MNT_DETACH).unwrap();
+            }
+            volatile_mounts();
+        })
+    }
+
+    /// `make` moves its thread there.
+    fn made_by(make: impl FnOnce() + Send) -> Self {
+        let make = || {
+            make();
             (NetNs::current(), File::open("/proc/thread-self/ns/mnt").unwrap())
         };
-        let (net, mounts) = thread::spawn(make).join().unwrap();
-        let host = Self { net, mounts, pods: AtomicU32::new(0), outside: OnceLock::new() };
+        let (net, mounts) = thread::scope(|s| s.spawn(make).join()).unwrap_or_else(|cause| panic::resume_unwind(cause));
+        Self::of(net, mounts, None)
+    }
+
+    /// A new one in a user namespace, as programs make it that run containers without root: what is not of its namespaces,
+    /// it may not touch. Skips the test where the machine does not let users make one.
+    pub fn rootless(users: Users) -> Self {
+        let (userns, net, mounts) = UserNs::new(users);
+        let host = Self::of(net, mounts, Some(userns));
+        for folder in ["/run", state()] {
+            host.run(&format!("mount -t tmpfs -o mode=0755 tmpfs {folder}"));
+        }
+        host.run(&format!("mkdir -p {SCRATCH}/netns /var/lib/cni"));
+        // The workspace may be where only root can go.
+        for (from, to) in [(bin_dir(), PLUGINS), (settings::cnitool(), CNITOOL)] {
+            host.run(&format!("{} {to}", if from.is_dir() { "mkdir" } else { "touch" }));
+            host.enter(|| {
+                userns::own_files(false);
+                mount(Some(&from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+            });
+        }
+        host
+    }
+
+    fn of(net: NetNs, mounts: File, userns: Option<UserNs>) -> Self {
+        let host = Self { net, mounts, userns, pods: AtomicU32::new(0), outside: OnceLock::new() };
         host.run("ip link set lo up");
         host
+    }
+
+    /// Where the plugins under test are.
+    pub fn bin_dir(&self) -> PathBuf {
+        if self.userns.is_some() { PLUGINS.into() } else { bin_dir() }
+    }
+
+    /// Where `cnitool` is.
+    pub fn cnitool(&self) -> PathBuf {
+        if self.userns.is_some() { CNITOOL.into() } else { settings::cnitool() }
     }
 
     /// The host's own network namespace.
@@ -79,8 +148,15 @@ impl Host {
 
     /// A new pod with a namespace known by a path that always works.
     pub fn pod(&self) -> Pod {
+        let (id, ifname) = (self.next_id(), "eth0".to_owned());
+        if self.userns.is_some() {
+            let path = format!("{SCRATCH}/netns/{id}");
+            self.run(&format!("touch {path}"));
+            self.run(&format!("unshare --net={path} true"));
+            return Pod { ns: NetNs::of(self.enter(|| File::open(&path).unwrap())), id, ifname, path };
+        }
         let ns = NetNs::new();
-        Pod { id: self.next_id(), ifname: "eth0".to_owned(), path: ns.path(), ns }
+        Pod { id, ifname, path: ns.path(), ns }
     }
 
     /// A new pod whose namespace is mounted at `/run/netns/<id>`, as runtimes do: that path can go away.
@@ -136,7 +212,7 @@ impl Host {
     /// A plugin under test, to be called directly; skips the test if the reference has none of that name.
     pub fn plugin(&self, name: &str) -> Call<'_> {
         settings::require(name);
-        Call::new(self, &bin_dir(), name)
+        Call::new(self, &self.bin_dir(), name)
     }
 
     /// The same plugin of the reference, for tests in which both take turns; skips the test without one.
@@ -251,21 +327,27 @@ impl Host {
 /// Mounts that nobody else sees.
 fn private_mounts() {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    volatile_mounts();
+    tmpfs(state());
+    fs::create_dir_all("/var/lib/cni").unwrap();
+}
+
+/// What does not outlive a boot.
+fn volatile_mounts() {
     tmpfs("/run");
     fs::create_dir_all(SCRATCH).unwrap();
-    // The folder may not exist, and is not to be made on the machine itself.
-    if Path::new("/var/lib/cni").is_dir() {
-        tmpfs("/var/lib/cni");
-    } else {
-        assert!(
-            !bin_dir().starts_with("/var/lib"),
-            "make a folder /var/lib/cni, so that an empty one can be put over it"
-        );
-        tmpfs("/var/lib");
-        fs::create_dir("/var/lib/cni").unwrap();
-    }
     // Shows the links of the namespace it is mounted in.
     mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>).unwrap();
+}
+
+/// The folder to put an empty one over: that of the plugins' state may not exist, and is not to be made on the machine
+/// itself.
+fn state() -> &'static str {
+    if Path::new("/var/lib/cni").is_dir() {
+        return "/var/lib/cni";
+    }
+    assert!(!bin_dir().starts_with("/var/lib"), "make a folder /var/lib/cni, so that an empty one can be put over it");
+    "/var/lib"
 }
 
 fn tmpfs(path: &str) {

@@ -177,7 +177,8 @@ impl<'h> Call<'h> {
 
     /// Makes the call and waits for its end.
     pub fn run(mut self) -> Reply {
-        let mut argv = self.wrapper.iter().map(Path::new).chain([self.program.as_path()]);
+        let wrapper = [self.host.wrapper(), self.wrapper].concat();
+        let mut argv = wrapper.iter().map(Path::new).chain([self.program.as_path()]);
         let mut command = Command::new(argv.next().unwrap());
         command.args(argv).env_clear().envs(&self.env);
         command.stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(self.stdout.take().unwrap_or_else(Stdio::piped));
@@ -268,7 +269,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// Waits until what it has started has ended as well: a delegate goes on working when its caller is killed.
+    /// Waits until what it has started has ended as well: a delegate outlives its killed caller, if not for long.
     ///
     /// # Panics
     /// When that does not end.

@@ -21,6 +21,11 @@ pub fn reference_dir() -> Option<PathBuf> {
     Some(folder("CNI_REFERENCE_DIR", ".build/reference")).filter(|dir| dir.join("bridge").is_file())
 }
 
+/// A static `busybox`, of which images are made: `BUSYBOX`, by default where `scripts/prerequisites busybox` puts it.
+pub fn busybox() -> PathBuf {
+    folder("BUSYBOX", ".build/busybox/bin/busybox")
+}
+
 /// Whether the plugins under test are the reference's (`OXBRIDGE_PEER=reference`): then
 /// [`expected`](crate::expected) failures count as such.
 pub fn is_reference() -> bool {

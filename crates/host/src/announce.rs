@@ -3,7 +3,7 @@
 use netlink::wire::Request;
 use netlink::{Socket, link};
 
-use crate::sysctl::Dir;
+use crate::sysctl::{Dir, Refused};
 
 /// Sets a link's address, its present one or another, and lets the link announce all its IP addresses by it (gratuitous
 /// ARP, unsolicited neighbour advertisements): whoever knew an earlier owner learns of the new one at once, instead of
@@ -13,20 +13,18 @@ use crate::sysctl::Dir;
 ///
 /// The kernel sends them itself when a link is given an address, even the same again. A packet socket could do it too,
 /// but closing one waits for a grace period of several milliseconds. The link's settings for this (`arp_notify`,
-/// `ndisc_notify`) stay on.
+/// `ndisc_notify`) stay on. `Some`: IPv6 is not announced, as this may not be switched on.
 pub fn set_mac(
     socket: &mut Socket,
     settings: Option<&Dir>,
     index: u32,
     name: &str,
     mac: link::Mac,
-) -> netlink::Result<()> {
-    if let Some(settings) = settings {
-        // Where it may not be written, IPv6 neighbours find out by themselves.
-        let _ = settings.overwrite(&format!("{name}/ndisc_notify"), "1");
-    }
+) -> netlink::Result<Option<Refused>> {
+    let refused = settings.and_then(|settings| settings.attempt(&format!("{name}/ndisc_notify"), "1"));
     let mut request = Request::new();
     link::push_arp_notify(&mut request, index);
     link::push_mac(&mut request, index, mac);
-    socket.transact(&request, |_| ())
+    socket.transact(&request, |_| ())?;
+    Ok(refused)
 }

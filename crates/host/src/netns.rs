@@ -29,6 +29,16 @@ pub enum Error {
         /// What is there instead.
         reason: String,
     },
+    /// There is one, but it may not be entered.
+    #[error(
+        "failed to enter netns \"{}\": operation not permitted (EPERM): it takes CAP_SYS_ADMIN, in the user namespace of \
+         this process and in the one that the network namespace belongs to",
+        path.display()
+    )]
+    NotAllowed {
+        /// The path.
+        path: PathBuf,
+    },
     /// The system would not let us look.
     #[error("failed to {action} netns \"{}\": {source}", path.display())]
     Io {
@@ -137,6 +147,7 @@ impl NetNs {
         let failed = |action, source: Errno| Error::Io { action, path: self.path.clone(), source: source.into() };
         let home = Self::current()?;
         setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
+            Errno::EPERM => Error::NotAllowed { path: self.path.clone() },
             Errno::EINVAL => {
                 Error::NotANamespace { path: self.path.clone(), reason: "the file is no network namespace".to_owned() }
             }

@@ -6,7 +6,9 @@
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::libc;
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::unistd::getppid;
 
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
 
@@ -22,6 +24,16 @@ pub fn install() {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: no handler is installed.
     let _ = unsafe { sigaction(Signal::SIGCHLD, &default) };
+}
+
+/// From now on the end of `parent` asks to stop as well, as SIGTERM. Nothing, if another process has started this one. The
+/// kernel looks at the thread that has: it must not end before its process does.
+pub fn heed_end_of(parent: u32) {
+    let is_there = || u32::try_from(getppid().as_raw()) == Ok(parent);
+    // What has ended before this is noticed when nobody reads the answer.
+    if is_there() && set_pdeathsig(Signal::SIGTERM).is_ok() && !is_there() {
+        remember(Signal::SIGTERM as libc::c_int);
+    }
 }
 
 /// The signal that asks to stop, if one came.

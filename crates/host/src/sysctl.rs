@@ -1,5 +1,6 @@
 //! Kernel settings below `/proc/sys`, of the calling thread's network namespace where they have one.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -29,16 +30,24 @@ impl Dir {
     /// Sets a value unless it is set already: reading first spares a read-only `/proc/sys` (containers, rootless) that
     /// says the right thing as it is.
     pub fn set(&self, name: &str, value: &str) -> io::Result<()> {
-        if self.get(name).is_ok_and(|present| present == value) {
-            return Ok(());
+        match self.get(name) {
+            Ok(present) if present == value => Ok(()),
+            present => self.write(name, value).map_err(|e| failed(self.path, name, unlike(present, value, &e))),
         }
-        self.overwrite(name, value)
     }
 
     /// Sets a value without looking: one system call less where it is known to differ.
     pub fn overwrite(&self, name: &str, value: &str) -> io::Result<()> {
-        let write = || -> io::Result<()> { self.file(name, OFlag::O_WRONLY)?.write_all(value.as_bytes()) };
-        write().map_err(|e| failed(self.path, name, e))
+        self.write(name, value).map_err(|e| failed(self.path, name, e))
+    }
+
+    /// Sets a value that can be done without: `None` if it is so now, or if this kernel has no such setting.
+    #[must_use = "somebody has to be told"]
+    pub fn attempt(&self, name: &str, value: &str) -> Option<Refused> {
+        let reason = self.write(name, value).err().filter(|e| e.kind() != io::ErrorKind::NotFound)?;
+        let present = self.get(name).ok();
+        let path = format!("{}/{name}", self.path);
+        (present.as_deref() != Some(value)).then(|| Refused { path, present, wanted: value.to_owned(), reason })
     }
 
     /// The present value, without the newline.
@@ -48,18 +57,40 @@ impl Dir {
         Ok(text.trim_end().to_owned())
     }
 
+    fn write(&self, name: &str, value: &str) -> io::Result<()> {
+        self.file(name, OFlag::O_WRONLY)?.write_all(value.as_bytes())
+    }
+
     fn file(&self, name: &str, mode: OFlag) -> io::Result<File> {
         let file: Result<OwnedFd, Errno> = openat(&self.fd, name, mode | OFlag::O_CLOEXEC, Mode::empty());
         Ok(File::from(file?))
     }
 }
 
+/// A setting that stays as it is, as it may not be written: `/proc/sys` is read-only in many containers, and some settings
+/// belong to the machine.
+#[derive(Debug)]
+pub struct Refused {
+    path: String,
+    present: Option<String>,
+    wanted: String,
+    reason: io::Error,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, present, wanted, reason } = self;
+        let present = present.as_deref().unwrap_or("as it is");
+        write!(f, "{} stays {present} and should be {wanted}: {reason}", full(path))
+    }
+}
+
 /// Sets a value unless it is set already. `path` is relative to `/proc/sys`, with slashes.
 pub fn set(path: &str, value: &str) -> io::Result<()> {
-    if get(path).is_ok_and(|present| present == value) {
-        return Ok(());
+    match get(path) {
+        Ok(present) if present == value => Ok(()),
+        present => std::fs::write(full(path), value).map_err(|e| failed(path, "", unlike(present, value, &e))),
     }
-    overwrite(path, value)
 }
 
 /// Sets a value even if it is set already: some settings pass it on to all links each time they are written.
@@ -70,6 +101,14 @@ pub fn overwrite(path: &str, value: &str) -> io::Result<()> {
 /// The present value, without the newline.
 pub fn get(path: &str) -> io::Result<String> {
     Ok(std::fs::read_to_string(full(path))?.trim_end().to_owned())
+}
+
+/// The error of a value that should be another.
+fn unlike(present: io::Result<String>, wanted: &str, error: &io::Error) -> io::Error {
+    match present {
+        Ok(present) => io::Error::new(error.kind(), format!("cannot set {present} to {wanted}: {error}")),
+        Err(error) => error,
+    }
 }
 
 fn failed(path: &str, name: &str, error: io::Error) -> io::Error {
@@ -84,6 +123,19 @@ fn full(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_refused_is_named_with_both_values() {
+        // Nobody may write it, root neither.
+        let (dir, name) = (Dir::open("net/ipv4").unwrap(), "tcp_available_congestion_control");
+        let present = dir.get(name).unwrap();
+        assert_eq!(
+            dir.attempt(name, "none").unwrap().to_string(),
+            format!("/proc/sys/net/ipv4/{name} stays {present} and should be none: Permission denied (os error 13)")
+        );
+        assert!(dir.attempt(name, &present).is_none());
+        assert!(dir.attempt("nothing", "1").is_none());
+    }
 
     #[test]
     fn what_a_folder_says_is_what_the_file_says() {

@@ -28,6 +28,9 @@ impl fmt::Display for Error {
         write!(f, "{} ({:?})", self.errno.desc().to_lowercase(), self.errno)?;
         match &self.text {
             Some(text) => write!(f, ", the kernel says: {text}"),
+            None if self.is(Errno::EPERM) => f.write_str(
+                ": has this process CAP_NET_ADMIN in the user namespace that the network namespace belongs to?",
+            ),
             None => Ok(()),
         }
     }

@@ -18,6 +18,10 @@ static MEMORY: WithReserve = WithReserve::new();
 /// when its result can be told.
 pub fn main<P: Plugin>(plugin: P) -> ExitCode {
     host::signal::install();
+    // Only our own calls are known to be made by a process without threads.
+    if let Some(caller) = cni::delegate::caller() {
+        host::signal::heed_end_of(caller);
+    }
     cni::main(OnHost(plugin))
 }
 

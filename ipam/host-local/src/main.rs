@@ -16,6 +16,7 @@ mod store;
 mod time;
 mod transaction;
 
+use std::io;
 use std::process::ExitCode;
 
 use cni::{Call, Error, code};
@@ -58,5 +59,16 @@ fn failed(error: store::Error) -> Error {
         store::Error::Name(_) => code::INVALID_CONFIG,
         _ => code::INTERNAL,
     };
-    Error::new(code, error.to_string())
+    let advice = match &error {
+        store::Error::Io { source, .. } | store::Error::Lock(lock::Error::Io { source, .. }) if is_refused(source) => {
+            "make the folder writable for whoever runs the plugins, or set another ipam.dataDir"
+        }
+        _ => "",
+    };
+    Error::new(code, error.to_string()).with_details(advice)
+}
+
+/// Whether the file system, or who may write there, is the reason.
+fn is_refused(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }

@@ -11,7 +11,7 @@ use plugin::liveness::{Present, Verdict, describe};
 use crate::allocator::Candidates;
 use crate::range::{RangeSet, number};
 use crate::reclaim::{self, Tally};
-use crate::store::record::{Pod, Record, Recorded, here};
+use crate::store::record::{Caller, Pod, Record, Recorded, here};
 use crate::store::reservation::{Content, Owner};
 use crate::store::{Draft, Held, Locked, Store, stop};
 use crate::time::utc;
@@ -25,6 +25,7 @@ pub(crate) struct Request {
     pub(crate) present: Present,
     pub(crate) pod: Option<Pod>,
     pub(crate) plugin: Option<String>,
+    pub(crate) caller: Option<Caller>,
 }
 
 /// The addresses taken by this call, and how to give them back.
@@ -39,8 +40,11 @@ pub(crate) struct Transaction<'a> {
     taken: Vec<Held>,
     /// Reservations of the attachment's former life that its new one does not want.
     superseded: Vec<(Owner, Held)>,
-    /// The record as it was, where this call has written another.
-    before: Option<Option<Record>>,
+    /// What the record speaks for: all that the attachment has, and what it is about to take.
+    recorded: Vec<Recorded>,
+    /// The record of the former life, and whether this call has written another.
+    before: Option<Record>,
+    has_written: bool,
     finished: bool,
 }
 
@@ -51,7 +55,7 @@ struct Former {
     record: Option<Record>,
 }
 
-/// So many addresses are tried one by one before the folder is listed.
+/// So many addresses are tried one by one before the folder is listed; and taken by others between look and reservation.
 const TRIES: usize = 32;
 /// So many namespaces are named in the error of a full pool.
 const NAMED: usize = 5;
@@ -69,7 +73,9 @@ impl<'a> Transaction<'a> {
             locked: Some(locked),
             taken: Vec::new(),
             superseded: Vec::new(),
+            recorded: Vec::new(),
             before: None,
+            has_written: false,
             finished: false,
         })
     }
@@ -81,23 +87,27 @@ impl<'a> Transaction<'a> {
     /// has one already.
     pub(crate) fn allocate(&mut self, sets: &[RangeSet]) -> Result<Vec<IpAddr>, Error> {
         let former = self.former(sets)?;
+        let requested = &self.request.requested;
+        let kept: Vec<Option<Held>> =
+            sets.iter().zip(requested).map(|(set, requested)| former.keep(set, *requested)).collect();
+        let unwanted = |old: &Held| sets.iter().zip(&kept).any(|(set, kept)| kept.is_none() && set.contains(old.ip));
+        self.superseded.extend(former.held.iter().filter(|(_, held)| unwanted(held)).cloned());
+        self.recorded = former.recorded(sets);
+        self.before = former.record;
+        if kept.iter().all(Option::is_some) {
+            self.write_record()?;
+        }
         let mut ips = Vec::with_capacity(sets.len());
-        let mut addresses = former.addresses_elsewhere(sets);
-        for (n, (set, requested)) in sets.iter().zip(&self.request.requested).enumerate() {
-            let kept = former.keep(set, *requested);
+        for (n, ((set, requested), kept)) in sets.iter().zip(requested).zip(kept).enumerate() {
             let held = match kept {
                 Some(held) => held,
                 None => self
                     .take(n, set, *requested)
                     .map_err(|e| e.context(&format!("failed to allocate for range {n}")))?,
             };
-            let unwanted = former.held.iter().filter(|(_, old)| kept.is_none() && set.contains(old.ip));
-            self.superseded.extend(unwanted.cloned());
-            addresses.push(Recorded { ip: held.ip, stamp: held.stamp, set: n });
             ips.push(held.ip);
             plugin::step()?;
         }
-        self.write_record(addresses, former.record)?;
         let request = self.request;
         reclaim::in_passing(self.locked()?, request);
         Ok(ips)
@@ -178,38 +188,68 @@ impl<'a> Transaction<'a> {
     }
 
     fn take(&mut self, n: usize, set: &RangeSet, requested: Option<IpAddr>) -> Result<Held, Error> {
-        let held = match self.reserve(n, set, requested)? {
-            Some(held) => held,
-            None => self.take_from_the_gone(n, set, requested)?,
-        };
-        self.taken.push(held);
+        let owner = self.owner.clone();
+        let draft = self.locked()?.draft(&owner).map_err(crate::failed)?;
+        let held = self.take_as(&draft, n, set, requested);
+        self.locked()?.discard(&draft);
+        let held = held?;
         self.locked()?.set_cursor(n, held.ip).map_err(crate::failed)?;
         Ok(held)
     }
 
+    /// The record speaks for the draft's file before that gets its address: who dies in between leaves no reservation of
+    /// which nothing is known.
+    fn take_as(&mut self, draft: &Draft, n: usize, set: &RangeSet, requested: Option<IpAddr>) -> Result<Held, Error> {
+        for _ in 0..TRIES {
+            let ip = match self.free(n, set, requested)? {
+                Some(ip) => ip,
+                None => self.free_from_the_gone(n, set, requested)?,
+            };
+            self.recorded.push(Recorded { ip, stamp: draft.stamp(), set: n });
+            self.write_record()?;
+            if let Some(held) = reserve(self.locked()?, draft, ip).map_err(crate::failed)? {
+                self.taken.push(held);
+                self.recorded_as(held)?;
+                return Ok(held);
+            }
+            // Made meanwhile by someone who heeds no lock.
+            self.recorded.pop();
+            plugin::step()?;
+        }
+        Err(self.unavailable(set, requested, Tally::default()))
+    }
+
+    /// Where the draft could not be linked, the reservation is another file.
+    fn recorded_as(&mut self, held: Held) -> Result<(), Error> {
+        match self.recorded.last_mut() {
+            Some(recorded) if recorded.stamp != held.stamp => {
+                recorded.stamp = held.stamp;
+                self.write_record()
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Nothing is free: has somebody something who does not live any more?
-    fn take_from_the_gone(&mut self, n: usize, set: &RangeSet, requested: Option<IpAddr>) -> Result<Held, Error> {
+    fn free_from_the_gone(&mut self, n: usize, set: &RangeSet, requested: Option<IpAddr>) -> Result<IpAddr, Error> {
         let request = self.request;
         let locked = self.locked()?;
         let tally = match requested {
             Some(ip) => reclaim::from_holder(locked, request, ip),
             None => reclaim::from_all(locked, request, set)?,
         };
-        let held = if tally.freed > 0 { self.reserve(n, set, requested)? } else { None };
-        held.ok_or_else(|| self.unavailable(set, requested, tally))
+        let free = if tally.freed > 0 { self.free(n, set, requested)? } else { None };
+        free.ok_or_else(|| self.unavailable(set, requested, tally))
     }
 
-    /// `None`: no address is free.
-    fn reserve(&mut self, n: usize, set: &RangeSet, requested: Option<IpAddr>) -> Result<Option<Held>, Error> {
-        let owner = self.owner.clone();
+    /// An address that can be given; `None`: there is none.
+    fn free(&mut self, n: usize, set: &RangeSet, requested: Option<IpAddr>) -> Result<Option<IpAddr>, Error> {
         let locked = self.locked()?;
-        let draft = locked.draft(&owner).map_err(crate::failed)?;
-        let found = match requested {
-            Some(ip) => take_requested(locked, &draft, set, ip),
-            None => take_next(locked, &draft, set, n),
+        let free = match requested {
+            Some(ip) => is_nobodys(locked, ip).map(|free| Some(ip).filter(|ip| free && set.contains(*ip))),
+            None => next_free(locked, set, n),
         };
-        locked.discard(&draft);
-        found.map_err(crate::failed)
+        free.map_err(crate::failed)
     }
 
     fn unavailable(&mut self, set: &RangeSet, requested: Option<IpAddr>, tally: Tally) -> Error {
@@ -256,13 +296,13 @@ impl<'a> Transaction<'a> {
         Some(format!("held by {owner} since {since}, {pod}{}; kept, because {why}", describe(&record.trace())))
     }
 
-    fn write_record(&mut self, addresses: Vec<Recorded>, before: Option<Record>) -> Result<(), Error> {
+    fn write_record(&mut self) -> Result<(), Error> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let Request { attachment, present, pod, plugin, .. } = self.request;
+        let Request { attachment, present, pod, plugin, caller, .. } = self.request;
         let record = Record {
             container_id: attachment.container_id.clone(),
             ifname: attachment.ifname.clone(),
-            addresses,
+            addresses: self.recorded.clone(),
             time: now.as_secs(),
             boot_id: present.boot_id.clone(),
             netns: present.netns.clone(),
@@ -270,14 +310,15 @@ impl<'a> Transaction<'a> {
             pod: pod.clone(),
             plugin: plugin.clone(),
             host_cookie: here(),
+            caller: *caller,
         };
-        self.before = Some(before);
+        self.has_written = true;
         let identity = self.identity.clone();
         self.locked()?.write_record(&identity, &record).map_err(crate::failed)
     }
 
     fn undo(&mut self) -> Result<(), crate::store::Error> {
-        if self.taken.is_empty() && self.before.is_none() {
+        if self.taken.is_empty() && !self.has_written {
             return Ok(());
         }
         let mut locked = match self.locked.take() {
@@ -289,9 +330,8 @@ impl<'a> Transaction<'a> {
             result = result.and(locked.release(Some(&self.owner), held));
         }
         result.and(match self.before.take() {
-            Some(Some(record)) => locked.write_record(&self.identity, &record),
-            Some(None) => locked.remove_record(&self.identity),
-            None => Ok(()),
+            Some(record) => locked.write_record(&self.identity, &record),
+            None => locked.remove_record(&self.identity),
         })
     }
 }
@@ -323,11 +363,13 @@ impl Former {
         inside.find(|held| requested.is_none_or(|ip| ip == held.ip))
     }
 
-    /// What the record says about addresses that none of the sets has: they stay reserved.
-    fn addresses_elsewhere(&self, sets: &[RangeSet]) -> Vec<Recorded> {
+    /// What its record says about all that it has: also what is to be freed, until it is, and what none of the sets has,
+    /// which stays reserved.
+    fn recorded(&self, sets: &[RangeSet]) -> Vec<Recorded> {
         let recorded = self.record.iter().flat_map(|record| &record.addresses);
-        let held = |a: &Recorded| self.held.iter().any(|(_, held)| (held.ip, held.stamp) == (a.ip, a.stamp));
-        recorded.filter(|a| held(a) && !sets.iter().any(|set| set.contains(a.ip))).copied().collect()
+        let held = |a: &&Recorded| self.held.iter().any(|(_, held)| (held.ip, held.stamp) == (a.ip, a.stamp));
+        let set_of = |a: &Recorded| sets.iter().position(|set| set.contains(a.ip)).unwrap_or(a.set);
+        recorded.filter(held).map(|a| Recorded { set: set_of(a), ..*a }).collect()
     }
 }
 
@@ -357,23 +399,12 @@ fn duplicate(n: usize, ip: IpAddr, owner: &Owner, details: &str) -> Error {
     .with_details(details)
 }
 
-type Found = Result<Option<Held>, crate::store::Error>;
-
-fn take_requested(locked: &mut Locked<'_>, draft: &Draft, set: &RangeSet, ip: IpAddr) -> Found {
-    if !set.contains(ip) {
-        return Ok(None);
-    }
-    if let Some(held) = locked.reserve(draft, ip)? {
-        return Ok(Some(held));
-    }
-    take_torn(locked, draft, ip)
-}
-
-fn take_next(locked: &mut Locked<'_>, draft: &Draft, set: &RangeSet, n: usize) -> Found {
+/// The next address in order that has no file; the first that has nobody's where there is no other.
+fn next_free(locked: &Locked<'_>, set: &RangeSet, n: usize) -> Result<Option<IpAddr>, crate::store::Error> {
     let candidates = Candidates::new(set, locked.cursor(n));
     for (ip, _) in candidates.iter().take(TRIES) {
-        if let Some(held) = locked.reserve(draft, ip)? {
-            return Ok(Some(held));
+        if locked.is_free(ip)? {
+            return Ok(Some(ip));
         }
     }
     // A long run of taken addresses: list the names once and go to the next gap.
@@ -381,8 +412,8 @@ fn take_next(locked: &mut Locked<'_>, draft: &Draft, set: &RangeSet, n: usize) -
     let mut occupied: Vec<u128> = locked.occupied()?.into_iter().filter(inside).map(number).collect();
     occupied.sort_unstable();
     while let Some((ip, _)) = candidates.first_free(&occupied) {
-        if let Some(held) = locked.reserve(draft, ip)? {
-            return Ok(Some(held));
+        if locked.is_free(ip)? {
+            return Ok(Some(ip));
         }
         // Made meanwhile by someone who heeds no lock.
         let at = occupied.partition_point(|n| *n < number(ip));
@@ -390,18 +421,22 @@ fn take_next(locked: &mut Locked<'_>, draft: &Draft, set: &RangeSet, n: usize) -
     }
     // Full, unless some files are nobody's.
     for (ip, _) in candidates.iter() {
-        if let Some(held) = take_torn(locked, draft, ip)? {
-            return Ok(Some(held));
+        if is_nobodys(locked, ip)? {
+            return Ok(Some(ip));
         }
     }
     Ok(None)
 }
 
-fn take_torn(locked: &mut Locked<'_>, draft: &Draft, ip: IpAddr) -> Found {
-    match locked.read(ip)? {
-        Some(reservation) if reservation.content == Content::Torn => locked.take_over(draft, ip),
-        Some(_) => Ok(None),
-        None => locked.reserve(draft, ip),
+fn is_nobodys(locked: &Locked<'_>, ip: IpAddr) -> Result<bool, crate::store::Error> {
+    Ok(locked.read(ip)?.is_none_or(|reservation| reservation.content == Content::Torn))
+}
+
+/// `None`: somebody has it.
+fn reserve(locked: &mut Locked<'_>, draft: &Draft, ip: IpAddr) -> Result<Option<Held>, crate::store::Error> {
+    match locked.reserve(draft, ip)? {
+        None if is_nobodys(locked, ip)? => locked.take_over(draft, ip),
+        reserved => Ok(reserved),
     }
 }
 

@@ -59,14 +59,16 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     plugin::step()?;
 
     let gateways = if plan.gateway { gateway::addresses(&result) } else { Vec::new() };
+    gateway::forward(&mut host, &plan, &gateways, &result)?;
     let connection = Connection { plan: &plan, attachment: &attachment, netns: &netns, gateways: &gateways, mtu };
     let Connected { bridge, gateway, veth } = connect(&mut host, &connection, &mut undo)?;
     install_rules(&plan, &attachment, &veth, &result, &mut undo)?;
     port::set_up(&mut host, &veth)?;
     plugin::step()?;
 
+    let mut refused = Vec::new();
     if plan.ipam.is_some() {
-        pod::prepare(pod_v6.as_ref(), &plan, &attachment.ifname, &result)?;
+        refused = pod::prepare(pod_v6.as_ref(), &plan, &attachment.ifname, &result)?;
         pod::configure(&mut pod, &plan, &veth, &result)?;
     } else if !plan.leave_down {
         pod::set_up(&mut pod, &veth)?;
@@ -84,10 +86,11 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
         }
         if plan.announce {
             let settings = pod_v6.as_ref().filter(|_| has_v6);
-            pod::announce(&mut pod, settings, &veth, &attachment.ifname)?;
+            refused.extend(pod::announce(&mut pod, settings, &veth, &attachment.ifname)?);
         }
         forget_neighbours(&mut host, gateway.as_ref().map_or(bridge.index, |link| link.index), &result)?;
     }
+    pod::tell(&refused);
     plugin::step()?;
 
     describe(&mut host, call, &plan, &Connected { bridge, gateway, veth }, &mut result)?;

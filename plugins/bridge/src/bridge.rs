@@ -123,10 +123,13 @@ fn create(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, undo: &mut Undo<'_
         return Err(no_filtering(name));
     }
     if let Ok(settings) = Dir::open(V6_CONF) {
+        // Whoever may not write it hears of it below.
+        let _ = settings.overwrite(&format!("{name}/{ACCEPT_RA}"), "0");
         // It is still down: without duplicate address detection it has its link-local address at once, by which the host
         // asks for its first pods.
-        for setting in [ACCEPT_RA, "accept_dad"] {
-            let _ = settings.overwrite(&format!("{name}/{setting}"), "0");
+        if let Some(refused) = settings.attempt(&format!("{name}/accept_dad"), "0") {
+            let text = format!("{refused}, so the host finds its first pods' IPv6 addresses a second or two later");
+            host::syslog::notice("bridge", &text);
         }
     }
     let link = get(socket, name)?.ok_or_else(|| failed(name, &Errno::ENODEV.into()))?;
@@ -212,9 +215,17 @@ fn describe(plan: &Plan, link: &Link) -> Bridge {
 /// The host must not take addresses or routes from what a pod announces on this link of ours. Whether anything was
 /// changed.
 pub(crate) fn refuse_advertisements(link: &Link) -> bool {
-    // Read-only in rootless containers: there the host is a container itself.
-    !refuses_advertisements(link)
-        && Dir::open(V6_CONF).is_ok_and(|all| all.overwrite(&format!("{}/{ACCEPT_RA}", link.name), "0").is_ok())
+    if refuses_advertisements(link) {
+        return false;
+    }
+    let Ok(settings) = Dir::open(V6_CONF) else { return false };
+    let refused = settings.attempt(&format!("{}/{ACCEPT_RA}", link.name), "0");
+    if let Some(refused) = &refused {
+        // In a container, mostly: there the host is one itself.
+        let text = format!("{refused}, so any pod could be the host's IPv6 router");
+        host::syslog::notice("bridge", &text);
+    }
+    refused.is_none()
 }
 
 /// Whether the host takes nothing from them, or has no IPv6 there at all.

@@ -46,7 +46,7 @@ pub(crate) fn check(call: &Call) -> Result<(), Error> {
         check_routes(&mut pod, &pod_link, &previous)?;
     }
     if plan.gateway {
-        check_gateways(&mut host, &plan, &bridge, &ips)?;
+        check_gateways(&mut host, &plan, &bridge, &AddResult { ips: ips.clone(), ..previous })?;
     }
     check_rules(&plan, &attachment, &port, &pod_link, &ips)
 }
@@ -277,9 +277,8 @@ fn is_route(found: &Route, expected: &Route) -> bool {
         && stated(found.advmss, expected.advmss)
 }
 
-fn check_gateways(host: &mut Socket, plan: &Plan, bridge: &Link, ips: &[IpConfig]) -> Result<(), Error> {
-    let result = AddResult { ips: ips.to_vec(), ..AddResult::default() };
-    let wanted = gateway::addresses(&result);
+fn check_gateways(host: &mut Socket, plan: &Plan, bridge: &Link, result: &AddResult) -> Result<(), Error> {
+    let wanted = gateway::addresses(result);
     let link = match plan.vlans.access {
         None => bridge.clone(),
         Some(vlan) => gateway_port::check(host, bridge, vlan).map_err(|(found, expected)| {
@@ -296,8 +295,9 @@ fn check_gateways(host: &mut Socket, plan: &Plan, bridge: &Link, ips: &[IpConfig
         }
         check_subnet(host, &link, gateway, |_| false)?;
         // Not by its file: what that costs grows with the number of namespaces.
-        if netconf::is_forwarding(host, !gateway.is_ipv4()) == Ok(false) {
-            return Err(differs(gateway::forwarding(!gateway.is_ipv4()), "0", "1 (isGateway)"));
+        let v6 = !gateway.is_ipv4();
+        if gateway::leads_on(plan, result, v6) && netconf::is_forwarding(host, v6) == Ok(false) {
+            return Err(differs(gateway::forwarding(v6), "0", "1 (isGateway)"));
         }
     }
     Ok(())

@@ -1,7 +1,5 @@
 //! The gateway addresses on the bridge or in a VLAN, and forwarding.
 
-use std::net::IpAddr;
-
 use cni::{AddResult, Cidr, Error};
 use host::undo::Undo;
 use netlink::addr::{self, Address, Dad};
@@ -58,7 +56,7 @@ pub(crate) fn addresses(result: &AddResult) -> Vec<Cidr> {
     all
 }
 
-/// Puts the gateways on their link and lets the host forward. The caller holds the lock alone.
+/// Puts the gateways on their link. The caller holds the lock alone.
 pub(crate) fn ensure(
     socket: &mut Socket,
     plan: &Plan,
@@ -81,19 +79,15 @@ pub(crate) fn ensure(
         link::set_mac(socket, link.index, mac)
             .map_err(|e| Error::internal(format!("failed to set bridge addr: could not set bridge's mac: {e}")))?;
     }
-    forward(socket, wanted)
+    Ok(())
 }
 
-/// Whether the link has all of these gateways, and the host forwards for them. Nothing is changed.
+/// Whether the link has all of these gateways. Nothing is changed.
 pub(crate) fn are_there(socket: &mut Socket, link: &GatewayLink, wanted: &[Cidr]) -> Result<bool, Error> {
     if wanted.is_empty() {
         return Ok(true);
     }
-    let present = present(socket, link)?;
-    let forwards = |socket: &mut Socket, v6: bool| {
-        wanted.iter().all(|w| w.is_ipv4() == v6) || netconf::is_forwarding(socket, v6) == Ok(true)
-    };
-    Ok(missing(&present, wanted).is_empty() && forwards(socket, false) && forwards(socket, true))
+    Ok(missing(&present(socket, link)?, wanted).is_empty())
 }
 
 fn present(socket: &mut Socket, link: &GatewayLink) -> Result<Vec<Address>, Error> {
@@ -198,15 +192,33 @@ pub(crate) fn forwarding(v6: bool) -> &'static str {
     if v6 { "net/ipv6/conf/all/forwarding" } else { "net/ipv4/ip_forward" }
 }
 
-fn forward(socket: &mut Socket, gateways: &[Cidr]) -> Result<(), Error> {
+/// Lets the host forward what goes by these gateways. Where that may not be set, a pod that goes no further than its
+/// gateway does without.
+pub(crate) fn forward(socket: &mut Socket, plan: &Plan, gateways: &[Cidr], result: &AddResult) -> Result<(), Error> {
     for v6 in [false, true] {
-        let concerns = gateways.iter().any(|g| matches!(g.addr(), IpAddr::V6(_)) == v6);
-        if concerns && netconf::is_forwarding(socket, v6) != Ok(true) {
-            host::sysctl::set(forwarding(v6), "1")
-                .map_err(|e| Error::internal(format!("failed to enable forwarding: {e}")))?;
+        let concerns = gateways.iter().any(|g| g.is_ipv4() != v6);
+        if !concerns || netconf::is_forwarding(socket, v6) == Ok(true) {
+            continue;
+        }
+        if let Err(error) = host::sysctl::set(forwarding(v6), "1") {
+            if leads_on(plan, result, v6) {
+                return Err(Error::internal(format!("failed to enable forwarding: {error}")).with_details(
+                    "without it pods would not reach what is behind their gateway: whoever makes this network namespace \
+                     has to set it, or give the plugins a /proc/sys that they may write",
+                ));
+            }
+            let text = format!("{error}; the pod has no route that would need it");
+            host::syslog::notice("bridge", &text);
         }
     }
     Ok(())
+}
+
+/// Whether pods use their gateway of this family to go further.
+pub(crate) fn leads_on(plan: &Plan, result: &AddResult, v6: bool) -> bool {
+    let masquerades = |ip: &cni::IpConfig| plan.masquerade.is_some_and(|(families, _)| families.has(ip.address.addr()));
+    result.routes.iter().any(|route| route.dst.is_ipv4() != v6)
+        || result.ips.iter().any(|ip| ip.address.is_ipv4() != v6 && masquerades(ip))
 }
 
 #[cfg(test)]

@@ -29,37 +29,55 @@ pub(crate) fn v6_settings(netns: &NetNs) -> Result<Option<Dir>, Error> {
     }
 }
 
-/// Prepares the pod's kernel for the addresses to come.
-pub(crate) fn prepare(settings: Option<&Dir>, plan: &Plan, ifname: &str, result: &AddResult) -> Result<(), Error> {
-    let Some(settings) = settings else { return Ok(()) };
-    let set = |name: &str, value| settings.overwrite(&format!("{ifname}/{name}"), value);
+/// Prepares the pod's kernel for the addresses to come. What may not be written, and what comes of it, if the pod works
+/// without it.
+pub(crate) fn prepare(
+    settings: Option<&Dir>,
+    plan: &Plan,
+    ifname: &str,
+    result: &AddResult,
+) -> Result<Vec<String>, Error> {
+    let Some(settings) = settings else { return Ok(Vec::new()) };
+    let has_v6 = result.ips.iter().any(|ip| !ip.address.is_ipv4());
+    let mut refused = Vec::new();
+    let mut set = |name: &str, value, without: &str| {
+        refused.extend(settings.attempt(&format!("{ifname}/{name}"), value).map(|r| format!("{r}, {without}")));
+    };
     if plan.detect_duplicates {
-        let _ = set("enhanced_dad", "1");
-        let _ = set("accept_dad", "1");
+        set("enhanced_dad", "1", "so the pod's own packets that come back to it count as a duplicate's");
+        set("accept_dad", "1", "so duplicate addresses may not be found");
     } else {
-        let _ = set("accept_dad", "0");
+        set("accept_dad", "0", "so IPv6 takes a second or two to be ready");
     }
     if plan.gateway {
         // The bridge is the router and answers none; each would be flooded to every port (1-2 ms for 500 of them).
-        let _ = set("router_solicitations", "0");
+        set("router_solicitations", "0", "so the pod asks all its neighbours for routers");
     }
     if plan.gateway || result.routes.iter().any(|route| !route.dst.is_ipv4() && is_default(route)) {
         // The pod's router is known. Whatever calls itself one is another pod that wants the traffic of its neighbours.
-        let _ = set("accept_ra", "0");
+        set("accept_ra", "0", "so any neighbour can be the pod's IPv6 router");
     }
-    if result.ips.iter().any(|ip| !ip.address.is_ipv4()) {
+    if has_v6 {
+        set("keep_addr_on_down", "1", "so the pod's IPv6 addresses are lost if its link is set down");
         for link in ["lo", ifname] {
-            settings
-                .set(&format!("{link}/disable_ipv6"), "0")
-                .map_err(|e| Error::internal(format!("failed to enable IPv6 in the container: {e}")))?;
-        }
-        // Read-only in rootless containers: the pod works without it.
-        if let Err(error) = set("keep_addr_on_down", "1") {
-            let text = format!("{error}; the pod's IPv6 addresses are lost if its link is set down");
-            host::syslog::warn("bridge", text);
+            settings.set(&format!("{link}/disable_ipv6"), "0").map_err(|e| {
+                Error::internal(format!("failed to enable IPv6 in the container: {e}"))
+                    .with_details("whoever makes the container's namespace can set it, or leave the IPv6 ranges away")
+            })?;
         }
     }
-    Ok(())
+    Ok(refused)
+}
+
+/// Tells which settings the pod has to do without, in one line.
+pub(crate) fn tell(refused: &[String]) {
+    if !refused.is_empty() {
+        let list = refused.join("; ");
+        host::syslog::notice(
+            "bridge",
+            &format!("settings of the pod that may not be written, with which it works as it is: {list}"),
+        );
+    }
 }
 
 /// Adds the addresses, sets the link up and adds the routes.
@@ -127,10 +145,18 @@ pub(crate) fn settle(netns: &NetNs, pod: &mut Socket, veth: &Veth, plan: &Plan) 
 /// Lets the link announce all its addresses.
 ///
 /// Its settings for this (which stay: it announces itself again whenever its address is set) come only now: a link that
-/// announces itself while it is set up floods all ports with what nobody can answer yet.
-pub(crate) fn announce(pod: &mut Socket, settings: Option<&Dir>, veth: &Veth, ifname: &str) -> Result<(), Error> {
-    host::announce::set_mac(pod, settings, veth.pod, ifname, veth.pod_mac)
-        .map_err(|e| Error::internal(format!("failed to announce the container's addresses: {e}")))
+/// announces itself while it is set up floods all ports with what nobody can answer yet. As [`prepare`], what may not be
+/// written.
+pub(crate) fn announce(
+    pod: &mut Socket,
+    settings: Option<&Dir>,
+    veth: &Veth,
+    ifname: &str,
+) -> Result<Option<String>, Error> {
+    let refused = host::announce::set_mac(pod, settings, veth.pod, ifname, veth.pod_mac)
+        .map_err(|e| Error::internal(format!("failed to announce the container's addresses: {e}")))?;
+    Ok(refused
+        .map(|r| format!("{r}, so neighbours may look for an IPv6 address where it was before, for half a minute")))
 }
 
 /// A route of the result as the kernel is to have it: its next hop is its own, else the first gateway of its family.

@@ -46,10 +46,15 @@ fn announce(pod: &Pod<'_>, socket: &mut Socket, link: &Link, mac: Mac) -> Result
         }
         result
     };
-    pod.netns.enter(work).map_err(|e| e.to_string())?.map_err(|error| match error.errno {
+    let refused = pod.netns.enter(work).map_err(|e| e.to_string())?.map_err(|error| match error.errno {
         Errno::EBUSY => format!("{error}: its driver changes the address only while the link is down"),
         _ => error.to_string(),
-    })
+    })?;
+    if let Some(refused) = refused {
+        let text = format!("{refused}, so IPv6 neighbours may go by the old MAC address for half a minute");
+        host::syslog::notice("tuning", &text);
+    }
+    Ok(())
 }
 
 /// The host must not go on sending to the old address.

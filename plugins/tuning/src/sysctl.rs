@@ -179,13 +179,15 @@ fn failed(setting: &Setting, error: &io::Error) -> Error {
              an interface?"
         }
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            "the setting is the whole machine's, or /proc/sys is read-only here"
+            "the setting is the whole machine's, or /proc/sys is read-only here: let the container's runtime set it, or \
+             leave it out of the config"
         }
         ErrorKind::InvalidInput => "the kernel does not take this value",
         _ => "",
     };
+    let present = sysctl::get(&setting.path).map(|value| format!(" from {value:?}")).unwrap_or_default();
     Error::internal(format!(
-        "failed to set sysctl {:?} (/proc/sys/{}) to {:?}: {reason}",
+        "failed to set sysctl {:?} (/proc/sys/{}){present} to {:?}: {reason}",
         setting.key, setting.path, setting.value
     ))
     .with_details(hint)

@@ -6,6 +6,7 @@ mod server;
 mod tcp;
 
 pub mod frames;
+pub mod http;
 pub mod outside;
 pub mod rate;
 pub mod sctp;

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 use tests::{
-    Host, Network, Place, case,
+    Host, Network, Place, case, cnitool, reported,
     settings::{require, workspace},
     traffic::{Capture, PATIENCE, assert_reaches, assert_silent, outside::SERVER4, outside::SERVER6},
 };
@@ -17,12 +17,12 @@ use tests::{
 use crate::flannel_add::{LEASE46, SUBNET_ENV};
 
 /// The text of an example.
-fn text(file: &str) -> String {
+pub(crate) fn text(file: &str) -> String {
     fs::read_to_string(workspace().join("conf-examples").join(file)).unwrap()
 }
 
 /// Two pods are attached by `cnitool`, do what the config promises, and are detached.
-fn works(file: &str) {
+pub(crate) fn works(host: &Host, file: &str) {
     let text = text(file);
     let config: Value = serde_json::from_str(&text).unwrap();
     let version = config["cniVersion"].as_str().unwrap();
@@ -30,14 +30,13 @@ fn works(file: &str) {
     for plugin in config["plugins"].as_array().unwrap_or(&vec![config.clone()]) {
         require(plugin["type"].as_str().unwrap());
     }
-    let host = Host::new();
     host.outside();
     let flannel = plugin["type"] == "flannel";
     if flannel {
         // What flanneld would have written; it leaves it to the delegate to masquerade.
         host.write(SUBNET_ENV, LEASE46.replace("true", "false"));
     }
-    let network = Network::of_file(&host, config["name"].as_str().unwrap(), file, &text);
+    let network = Network::of_file(host, config["name"].as_str().unwrap(), file, &text);
     let lo = plugin["type"] == "loopback";
     let single = plugin["ipam"]["type"] == "static";
     let pods = || {
@@ -64,7 +63,7 @@ fn works(file: &str) {
         if version >= "0.4.0" {
             network.check(pod).ok();
             // Who looks at packets changes nothing.
-            let _captures = (Capture::of(&host), Capture::of(pod));
+            let _captures = (Capture::of(host), Capture::of(pod));
             network.check(pod).ok();
         }
     }
@@ -81,7 +80,7 @@ fn works(file: &str) {
     };
     let of_pod = addresses(&|| if lo { Vec::new() } else { pods[0].addresses() });
     if plugin["isGateway"] == true || flannel {
-        for gateway in gateways(&host, &gateway) {
+        for gateway in gateways(host, &gateway) {
             assert_reaches(&pods[0], &gateway);
         }
         if of_pod.iter().any(|a| !a.contains(':')) {
@@ -117,10 +116,11 @@ macro_rules! examples {
         $(
             #[test]
             fn $name() {
-                case(|| works($file));
+                let what = concat!("ADD, CHECK, traffic, DEL of conf-examples/", $file);
+                reported(&cnitool::subject(), what, || works(&Host::new(), $file));
             }
         )*
-        const FILES: &[&str] = &[$($file),*];
+        pub(crate) const FILES: &[&str] = &[$($file),*];
     };
 }
 
@@ -180,7 +180,7 @@ fn vlan_gateway() {
 /// Where the kernel cannot filter VLANs, [`crate::vlan`] says what has to happen.
 fn works_where_vlans_are_filtered(name: &str, file: &str) {
     if crate::vlan::can_filter(&Host::new()) {
-        works(file);
+        works(&Host::new(), file);
         return;
     }
     let host = Host::new();

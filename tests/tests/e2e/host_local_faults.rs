@@ -210,7 +210,9 @@ fn rubbish_in_our_own_files_is_seen_through() {
             for name in host.files(OWN) {
                 host.write(&format!("{OWN}/{name}"), rubbish);
             }
-            host.write(&format!("{OWN}/new"), rubbish);
+            for name in ["new", "draft"] {
+                host.write(&format!("{OWN}/{name}"), rubbish);
+            }
             host.write(&format!("{STORE}/last_reserved_ip.0"), rubbish);
             check(&host, "c1", &config).ok();
             call(&host, "c1", &config).add().failure().is(999, "10.1.0.2 has been allocated to c1 eth0|no record");
@@ -220,6 +222,24 @@ fn rubbish_in_our_own_files_is_seen_through() {
             }
             assert_eq!((reservations(&host, ROOT).len(), records(&host, ROOT)), (0, 0));
         }
+    });
+}
+
+/// With [`OWN`] on another file system, a reservation is no link to a finished file.
+#[test]
+fn where_nothing_can_be_linked_the_record_counts_all_the_same() {
+    case(|| {
+        only_ours();
+        let (host, config) = (Host::new(), network());
+        host.run(&format!("mkdir -p {OWN}"));
+        host.run(&format!("mount -t tmpfs tmpfs {OWN}"));
+        let add = |netns: &str| call(&host, "c1", &config).netns(netns).env("OXBRIDGE_PLUGIN", "bridge").add();
+        let first = add("/run/netns/gone").result();
+        let again = add("/run/netns/gone-too");
+        assert_eq!(again.result()["ips"], first["ips"]);
+        assert!(again.stderr.contains("is started again"), "{again}");
+        call(&host, "c1", &config).del().ok();
+        assert_eq!((reservations(&host, ROOT).len(), records(&host, ROOT)), (0, 0));
     });
 }
 

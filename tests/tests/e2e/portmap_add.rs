@@ -255,6 +255,20 @@ fn protocols_are_taken_in_any_case() {
     });
 }
 
+/// `{"ContainerPort":80,"HostIP":"","HostPort":8080,"Protocol":"tcp"}` is what Debian's containerd 1.6 says.
+#[test]
+fn keys_as_containerd_1_6_spells_them() {
+    case(|| {
+        let host = Host::new();
+        let pod = host.pod();
+        let result = attach(&host, &pod);
+        let mapping = json!({ "ContainerPort": 80, "HostIP": "", "HostPort": 8080, "Protocol": "tcp" });
+        add(&host, &pod, &config(&[mapping]), &result).ok();
+        let published = host.snapshot();
+        assert!(published.mentions("8080"), "{:?}", published.lines("nft").collect::<Vec<_>>());
+    });
+}
+
 #[test]
 fn a_second_add_changes_nothing() {
     case(|| {

@@ -12,48 +12,55 @@ use crate::{
     vlan_gateway::{gateway, gateway_port, network},
 };
 
-/// Commands of the host, and what CHECK says of what they did.
-type Damage = (Vec<String>, &'static str);
+/// A command of the host, and what CHECK says of what it did.
+type Damage = (String, &'static str);
 
-/// ADD, CHECK, the damage, CHECK, DEL; for each damage of a config.
-fn each_is_named(config: &Value, damages: impl Fn(&Host, &str) -> Vec<Damage>) {
+/// The commands that mend whatever was done to a port, which they call `PORT`.
+fn by(commands: &[&str]) -> impl Fn(&Host, &str) {
+    move |host, port| commands.iter().for_each(|line| _ = host.run(&line.replace("PORT", port)))
+}
+
+/// ADD, CHECK, and for each damage CHECK, and what mends it; in the end CHECK again, and DEL.
+fn each_is_named(config: &Value, mend: impl Fn(&Host, &str), damages: impl Fn(&Host, &str) -> Vec<Damage>) {
     not_for_reference("its CHECK looks at no VLAN");
     let host = node();
     let pod = host.pod();
     let call = || host.plugin("bridge").pod(&pod);
-    let (mut number, mut wrong) = (0, String::new());
-    loop {
-        let result = call().config(config).add().result();
-        let check = || call().config_with(config, &result).check();
-        check().ok();
-        let mut all = damages(&host, port(&result));
-        if number == all.len() {
-            break;
-        }
-        let (commands, expected) = all.swap_remove(number);
-        commands.iter().for_each(|line| _ = host.run(line));
+    let result = call().config(config).add().result();
+    let check = || call().config_with(config, &result).check();
+    check().ok();
+    let port = port(&result);
+    let mut wrong = String::new();
+    for (command, expected) in damages(&host, port) {
+        host.run(&command);
         let reply = check();
         let said = if reply.status.success() { String::new() } else { reply.failure().msg };
         if !said.contains(expected) {
-            wrong += &format!("\n  {commands:?}: expected {expected:?} in {said:?}");
+            wrong += &format!("\n  `{command}`: expected {expected:?} in {said:?}");
         }
-        call().config(config).del().ok();
-        host.run(&format!("ip link del {BRIDGE}"));
-        _ = host.try_run(&format!("ip link del {BRIDGE}.100"));
-        number += 1;
+        mend(&host, port);
     }
-    assert!(wrong.is_empty(), "of {number}:{wrong}");
+    assert!(wrong.is_empty(), "{wrong}");
+    check().ok();
+    call().config(config).del().ok();
 }
 
 fn one(line: String, says: &'static str) -> Damage {
-    (vec![line], says)
+    (line, says)
 }
 
 #[test]
 fn every_vlan_of_a_port() {
     case(|| {
         let config = with(&in_vlan(100), json!({ "vlanTrunk": [{ "id": 150 }, { "minID": 200, "maxID": 300 }] }));
-        each_is_named(&config, |_, port| {
+        let mend = [
+            "bridge vlan del dev PORT vid 1-4094",
+            "bridge vlan add dev PORT vid 100 pvid untagged",
+            "bridge vlan add dev PORT vid 150",
+            "bridge vlan add dev PORT vid 200-300",
+            "ip link set br0 type bridge vlan_filtering 1",
+        ];
+        each_is_named(&config, by(&mend), |_, port| {
             vec![
                 one(format!("bridge vlan del dev {port} vid 100"), "found not in VLAN 100, expected VLAN 100 PVID"),
                 one(format!("bridge vlan add dev {port} vid 100 untagged"), "VLAN 100 Egress Untagged, expected"),
@@ -79,17 +86,24 @@ fn every_vlan_of_a_port() {
 fn the_native_vlan_of_a_trunk_and_a_default_that_was_to_stay() {
     case(|| {
         let trunk = with(&config::layer2(), json!({ "vlanTrunk": [{ "id": 20 }] }));
-        each_is_named(&trunk, |_, port| {
+        let mend = [
+            "bridge vlan del dev PORT vid 1-4094",
+            "bridge vlan add dev PORT vid 1 pvid untagged",
+            "bridge vlan add dev PORT vid 20",
+        ];
+        each_is_named(&trunk, by(&mend), |_, port| {
             vec![
                 one(format!("bridge vlan del dev {port} vid 1"), "found not in VLAN 1"),
                 one(format!("bridge vlan add dev {port} vid 21"), "found VLAN 21 tagged"),
             ]
         });
         let kept = with(&in_vlan(100), json!({ "preserveDefaultVlan": true }));
-        each_is_named(&kept, |_, port| vec![one(format!("bridge vlan add dev {port} vid 2"), "found VLAN 2 tagged")]);
+        each_is_named(&kept, by(&["bridge vlan del dev PORT vid 2"]), |_, port| {
+            vec![one(format!("bridge vlan add dev {port} vid 2"), "found VLAN 2 tagged")]
+        });
         // A trunk that is empty asks for filtering alone.
         let empty = with(&config::layer2(), json!({ "vlanTrunk": [] }));
-        each_is_named(&empty, |_, _| {
+        each_is_named(&empty, by(&["ip link set br0 type bridge vlan_filtering 1"]), |_, _| {
             vec![one(format!("ip link set {BRIDGE} type bridge vlan_filtering 0"), "VLAN filtering off")]
         });
     });
@@ -98,7 +112,15 @@ fn the_native_vlan_of_a_trunk_and_a_default_that_was_to_stay() {
 #[test]
 fn every_part_of_a_vlans_gateway() {
     case(|| {
-        each_is_named(&network(100), |host, _| {
+        let config = with(&network(100), json!({ "ipMasq": false }));
+        // The next ADD, but for a route that is the kernel's own.
+        let mend = |host: &Host, _: &str| {
+            let pod = host.pod();
+            host.plugin("bridge").pod(&pod).config(&config).add().ok();
+            host.plugin("bridge").pod(&pod).config(&config).del().ok();
+            host.run("ip route replace 10.100.0.0/24 dev br0.100 proto kernel scope link src 10.100.0.1");
+        };
+        each_is_named(&config, mend, |host, _| {
             let (gateway, port) = (gateway(100), gateway_port(host, 100));
             vec![
                 one(format!("ip link del {gateway}"), "gateway port \"br0.100\": found no such link"),

@@ -5,11 +5,15 @@
 //! longer): this machine may be slow.
 
 use std::{
+    fs,
     io::{Read, Write},
+    os::unix::fs::MetadataExt,
     process::{Child, Command, Stdio},
     thread,
+    time::{Duration, Instant},
 };
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tests::{
     Host, Place, Pod, case,
@@ -180,6 +184,33 @@ fn locks_that_are_held_are_named_with_their_holder() {
                 });
             }
         });
+    });
+}
+
+#[test]
+fn a_delegate_whose_caller_is_killed_waits_for_nothing_more() {
+    case(|| {
+        only_ours();
+        // Of host-local for its lock.
+        const WAIT: Duration = Duration::from_secs(10);
+        let host = Host::new();
+        let chain = Chain::new(&host, vec![config::bridge()]);
+        chain.warm_up();
+        let (config, pod, before) = (&chain.plugins[0], host.pod(), host.snapshot());
+        let lock = format!("{STORE}/lock");
+        let holder = hold(&host, &lock);
+        let inode = host.enter(|| fs::metadata(&lock).unwrap().ino());
+        let is_waited_for = || {
+            let locks = fs::read_to_string("/proc/locks").unwrap();
+            locks.lines().any(|line| line.contains("-> FLOCK") && line.contains(&format!(":{inode} ")))
+        };
+        let killed = chain.call(config).pod(&pod).config(config).signal(Signal::SIGKILL, is_waited_for).add();
+        assert!(killed.status.code().is_none(), "killed too late: {killed}");
+        let start = Instant::now();
+        killed.wait_for_orphans();
+        assert!(killed.time + start.elapsed() < WAIT, "its wait had to end");
+        drop(holder);
+        host.assert_as(&before);
     });
 }
 

@@ -1,9 +1,10 @@
 //! What has to hold after a fault.
 //!
-//! ADD, killed: DEL leaves nothing, once a delegate that was at work has ended (nobody is there any more to end it), and
-//! a new ADD works. Told to end, or refused something: it succeeds (then CHECK passes, and DEL leaves nothing) or prints
-//! an error object and leaves nothing itself. Its undoing can meet no fault then, as there is one alone. Where the fault
-//! lasts, the undoing meets it too: what that leaves, DEL removes.
+//! ADD, killed: DEL leaves nothing, once a delegate that was at work has ended (the kernel tells it to), and a new ADD
+//! works. Without a DEL, and with the pod's namespace gone, the next ADD works as well, on a pool without room for two:
+//! another pod's, and its own in another namespace. Told to end, or refused something: it succeeds (then CHECK passes, and
+//! DEL leaves nothing) or prints an error object and leaves nothing itself. Its undoing can meet no fault then, as there is
+//! one alone. Where the fault lasts, the undoing meets it too: what that leaves, DEL removes.
 //!
 //! DEL, whatever happened to it: where it says that it succeeded, nothing is left on the host (what it could not set back
 //! in the pod, which goes, it has said on stderr); where it fails, it says so in an error object, and a second DEL leaves
@@ -84,6 +85,7 @@ pub(crate) fn judge(scene: &Scene<'_>, verb: Verb, row: &Row) -> Result<Outcome,
     let tries = if scene.subject.is_first { 1 } else { TRIES };
     for _ in 0..tries {
         let happened = match verb {
+            Verb::Add if scene.subject.heals => heal(scene, row),
             Verb::Add => add(scene, row),
             Verb::Del => del(scene, row),
         }?;
@@ -123,6 +125,20 @@ fn add(scene: &Scene<'_>, row: &Row) -> Result<bool, String> {
         let result = scene.add(0..plugins, scene.first())?;
         scene.del(0..plugins, &result)?;
         nothing(scene.difference_after_del(), "after a new ADD and DEL", &reply, &trace)?;
+    }
+    Ok(happened)
+}
+
+/// Whether the fault happened.
+fn heal(scene: &Scene<'_>, row: &Row) -> Result<bool, String> {
+    const KILLED: &str = "killed";
+    let mut happened = true;
+    for next in ["another", KILLED] {
+        let (reply, trace) = scene.add_and_lose(KILLED, row);
+        happened &= row.happened(&trace);
+        scene.add_and_del(next).map_err(|why| format!("{why}\nafter {reply}\n{}", end_of(&trace)))?;
+        scene.add_and_del(KILLED)?;
+        nothing(scene.difference_after_del(), "after DEL", &reply, &trace)?;
     }
     Ok(happened)
 }

@@ -37,7 +37,7 @@ fn run(subject: &Subject) {
     }
     let sample = Sample::from_environment();
     let mut findings = 0;
-    let verbs = if subject.is_first { &[Verb::Add][..] } else { &[Verb::Add, Verb::Del] };
+    let verbs = if subject.is_first || subject.heals { &[Verb::Add][..] } else { &[Verb::Add, Verb::Del] };
     for &verb in verbs {
         let mut scene = Scene::new(subject);
         let calls = scene.calls(verb);
@@ -90,6 +90,7 @@ subjects!(
     bridge_host_local,
     bridge_iptables,
     host_local,
+    host_local_heals,
     fixed,
     loopback,
     portmap,

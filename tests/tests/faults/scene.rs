@@ -116,8 +116,39 @@ impl<'s> Scene<'s> {
 
     /// Calls the plugin with a fault (`None`: traced alone).
     pub(crate) fn faulted(&self, verb: Verb, previous: &Value, row: Option<&Row>) -> (Reply, String) {
+        self.fault(self.call(self.subject.target, previous), verb, row)
+    }
+
+    /// ADD with a fault for a container of this id, whose namespace has ended afterwards.
+    pub(crate) fn add_and_lose(&self, id: &str, row: &Row) -> (Reply, String) {
+        let pod = self.host.named_pod();
+        let answer = self.fault(self.call_for(id, &pod.path), Verb::Add, Some(row));
+        self.host.unmount(&pod.path);
+        answer
+    }
+
+    /// ADD for a container of this id, and its DEL.
+    ///
+    /// # Errors
+    /// What they say.
+    pub(crate) fn add_and_del(&self, id: &str) -> Result<(), String> {
+        for verb in ["ADD", "DEL"] {
+            let reply = self.call_for(id, &self.pod.path).verb(verb).run();
+            if !reply.status.success() {
+                return Err(format!("{verb} of {id} fails: {reply}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// As bridge calls its delegate.
+    fn call_for(&self, id: &str, netns: &str) -> Call<'_> {
+        self.call(self.subject.target, &Value::Null).id(id).netns(netns).env("OXBRIDGE_PLUGIN", "bridge")
+    }
+
+    fn fault(&self, call: Call<'_>, verb: Verb, row: Option<&Row>) -> (Reply, String) {
         let arguments: Vec<String> = row.map(Row::arguments).into_iter().flatten().collect();
-        let mut call = self.call(self.subject.target, previous).verb(verb.name());
+        let mut call = call.verb(verb.name());
         if self.subject.delegate.is_some() {
             call = call
                 .env("CNI_PATH", &format!("{WRAPPERS}:{}", bin_dir().display()))

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tests::{
-    Host, chained,
+    Host, Place, chained,
     config::{self, with},
 };
 
@@ -21,6 +21,8 @@ pub(crate) struct Subject {
     pub(crate) is_known: bool,
     /// Each ADD is the first on its host: bridge, tables and folders are not there yet.
     pub(crate) is_first: bool,
+    /// It is killed alone, and has to heal by itself: no DEL comes, another pod's ADD does, or its own again.
+    pub(crate) heals: bool,
     /// What the host needs.
     pub(crate) prepare: fn(&Host),
 }
@@ -36,6 +38,7 @@ impl Subject {
             delegate: None,
             is_known: false,
             is_first: false,
+            heals: false,
             prepare: |_| (),
         }
     }
@@ -72,6 +75,16 @@ pub(crate) fn bridge_iptables() -> Subject {
 
 pub(crate) fn host_local() -> Subject {
     Subject::alone("host-local", with(&config::dual_stack(), json!({ "type": "host-local" })))
+}
+
+/// host-local with one address in each range set, as bridge calls it.
+pub(crate) fn host_local_heals() -> Subject {
+    let range = |subnet, ip| json!([{ "subnet": subnet, "rangeStart": ip, "rangeEnd": ip }]);
+    let ranges = json!([range("10.22.0.0/24", "10.22.0.2"), range("fd00:22::/64", "fd00:22::2")]);
+    let plugin = with(&config::bridge(), json!({ "type": "host-local", "ipam": { "ranges": ranges } }));
+    // The folder of the pods' namespaces.
+    let prepare = |host: &Host| _ = host.run("mkdir /run/netns");
+    Subject { is_known: true, heals: true, prepare, ..Subject::alone("host-local, healing", plugin) }
 }
 
 pub(crate) fn fixed() -> Subject {

@@ -23,6 +23,9 @@ pub use running::Running;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
 const TIMEOUT_VARIABLE: &str = "OXBRIDGE_DELEGATE_TIMEOUT";
 
+/// The process that waits for the delegate. One that heeds its end leaves nothing that a DEL came too early for.
+const CALLER_VARIABLE: &str = "OXBRIDGE_CALLER";
+
 /// How much less of it a delegate's own delegates have: what hangs ends from the inside out, and each has time to undo.
 const SHARE: Duration = Duration::from_secs(5);
 
@@ -79,6 +82,7 @@ pub fn start_with(
     command
         .env("CNI_COMMAND", verb)
         .env(TIMEOUT_VARIABLE, of_delegates(patience).as_secs().to_string())
+        .env(CALLER_VARIABLE, std::process::id().to_string())
         .envs(extra.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -121,6 +125,12 @@ fn spawn(command: &mut Command) -> io::Result<std::process::Child> {
             spawned => return spawned,
         }
     }
+}
+
+/// The process of ours that has called this one as its delegate; perhaps by another's hands, if it is not the parent.
+#[must_use]
+pub fn caller() -> Option<u32> {
+    env::var_os(CALLER_VARIABLE)?.to_str()?.parse().ok()
 }
 
 /// How long a delegate of ours may wait for its own.

@@ -7,7 +7,8 @@
 //! | `<dataDir>/<network>/lock` | locked by flock(2) by whoever reads or writes the folder |
 //! | `<dataDir>/.oxbridge/<network>/<identity>` | our [record] of an attachment |
 //! | `<dataDir>/.oxbridge/<network>/index` | our [index] of the folder |
-//! | `<dataDir>/.oxbridge/<network>/new` | a file being made, before it gets its name |
+//! | `<dataDir>/.oxbridge/<network>/draft` | a reservation before it gets its address |
+//! | `<dataDir>/.oxbridge/<network>/new` | another file being made, before it gets its name |
 //!
 //! `dataDir` and the network's folder may be symbolic links: administrators move stores. Inside of them, and in our own
 //! folder, none is followed, so that nothing outside of the store is read or written.
@@ -195,12 +196,23 @@ impl Store {
         self.folder.join(format!("last_reserved_ip.{set}"))
     }
 
+    fn draft_path(&self) -> PathBuf {
+        self.own.join("draft")
+    }
+
     fn temporary(&self) -> PathBuf {
         self.own.join("new")
     }
 
     fn index_path(&self) -> PathBuf {
         self.own.join("index")
+    }
+}
+
+impl Draft {
+    /// The file's: as long as it is linked to its address, and not written there anew, that of the reservation.
+    pub(crate) fn stamp(&self) -> FileStamp {
+        self.stamp
     }
 }
 
@@ -253,6 +265,16 @@ impl Locked<'_> {
         reservation::read(&path).map_err(|e| io_error("read", &path, e))
     }
 
+    /// Whether the address has no file.
+    pub(crate) fn is_free(&self, ip: IpAddr) -> Result<bool, Error> {
+        let path = self.store.path_of(ip);
+        match fs::symlink_metadata(&path) {
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(io_error("inspect", &path, error)),
+        }
+    }
+
     /// Every address that has a file, whatever is in it.
     pub(crate) fn occupied(&self) -> Result<Vec<IpAddr>, Error> {
         let failed = |e| io_error("list", &self.store.folder, e);
@@ -265,7 +287,7 @@ impl Locked<'_> {
 
     /// Prepares a reservation; nothing is reserved yet.
     pub(crate) fn draft(&self, owner: &Owner) -> Result<Draft, Error> {
-        let path = self.store.temporary();
+        let path = self.store.draft_path();
         let content = owner.content();
         let failed = |e| io_error("write", &path, e);
         let file = fsutil::write_new(&path, content.as_bytes(), 0o600).map_err(failed)?;
@@ -316,7 +338,8 @@ impl Locked<'_> {
 
     /// Removes what an ADD that was killed has left unfinished.
     pub(crate) fn tidy(&self) {
-        // The next draft would remove it as well.
+        // The next ADD would remove it as well.
+        let _ = fs::remove_file(self.store.draft_path());
         let _ = fs::remove_file(self.store.temporary());
     }
 

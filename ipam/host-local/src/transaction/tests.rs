@@ -16,6 +16,7 @@ pub(crate) fn request(id: &str, netns: &str, requested: &[&str]) -> Request {
         present: Present::new(netns, None),
         pod: None,
         plugin: Some("bridge".to_owned()),
+        caller: None,
     }
 }
 
@@ -214,21 +215,87 @@ fn what_cannot_be_printed_is_undone_also_by_a_panic() {
     }
 }
 
-#[test]
-fn dying_anywhere_in_an_add_leaves_a_store_that_a_del_cleans() {
+/// Lets an ADD die at each of its points, on a store of its own each time, and looks at what it has left.
+fn dying_anywhere(prepare: impl Fn(&Store), request: &Request, sets: &[RangeSet], look: impl Fn(&Store)) {
     for n in 0.. {
         let Scratch { store, .. } = &scratch();
-        let request = request("c1", GONE, &["", ""]);
-        let at = stop::at(n, || add(store, &request, &dual()).map(drop));
-        assert!(files(store).iter().all(|(_, owner)| owner == "c1\r\neth0"), "after {at:?}");
-        del(store, "c1");
-        assert_eq!(files(store), [], "after {at:?}");
-        add(store, &request, &dual()).unwrap();
+        prepare(store);
+        let at = stop::at(n, || add(store, request, sets).map(drop));
+        let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| look(store)));
+        assert!(looked.is_ok(), "after {at:?}");
         if at.is_err() {
-            assert!(n > 10, "only {n} points");
+            assert!(n > 5, "only {n} points");
             return;
         }
     }
+}
+
+/// One address in each set.
+fn narrow() -> [RangeSet; 2] {
+    [set(&[text("10.0.0.0/29", "10.0.0.2", "10.0.0.2", "")]), set(&[text("fd00::/64", "fd00::2", "fd00::2", "")])]
+}
+
+#[test]
+fn dying_anywhere_in_an_add_leaves_a_store_that_a_del_cleans() {
+    let request = request("c1", GONE, &["", ""]);
+    dying_anywhere(
+        |_| (),
+        &request,
+        &dual(),
+        |store| {
+            assert!(files(store).iter().all(|(_, owner)| owner == "c1\r\neth0"));
+            del(store, "c1");
+            assert_eq!(files(store), []);
+            add(store, &request, &dual()).unwrap();
+        },
+    );
+}
+
+#[test]
+fn dying_anywhere_in_an_add_keeps_no_address_from_the_next() {
+    dying_anywhere(
+        |_| (),
+        &request("c1", GONE, &["", ""]),
+        &narrow(),
+        |store| {
+            assert_eq!(add(store, &request("c2", HERE, &["", ""]), &narrow()).unwrap(), ips(&["10.0.0.2", "fd00::2"]));
+            assert!(files(store).iter().all(|(_, owner)| owner == "c2\r\neth0"));
+            let locked = store.lock().unwrap();
+            let speaking = |identity: &String| locked.speaks_for_any(identity);
+            let speaking: Vec<String> = locked.records().into_iter().filter(speaking).collect();
+            assert_eq!(speaking, [request("c2", "", &[]).attachment.identity_hex()]);
+        },
+    );
+}
+
+#[test]
+fn dying_anywhere_in_an_add_does_not_refuse_it_when_it_is_tried_again() {
+    dying_anywhere(
+        |_| (),
+        &request("c1", GONE, &["", ""]),
+        &dual(),
+        |store| {
+            let again = add(store, &request("c1", HERE, &["", ""]), &dual()).unwrap();
+            assert_eq!(files(store).len(), again.len());
+            del(store, "c1");
+            assert_eq!(files(store), []);
+        },
+    );
+}
+
+#[test]
+fn dying_anywhere_in_a_restart_leaves_nothing_unrecorded() {
+    let former = |store: &Store| _ = add(store, &request("c1", GONE, &["", ""]), &dual()).unwrap();
+    // One address is another, one stays.
+    let again = request("c1", "/nonexistent/netns/too", &["10.0.0.5", ""]);
+    dying_anywhere(former, &again, &dual(), |store| {
+        let locked = store.lock().unwrap();
+        let record = locked.record(&again.attachment.identity_hex()).unwrap();
+        let held = locked.find(&Owner::new("c1", "eth0")).unwrap();
+        assert!(held.len() >= 2 && held.iter().all(|held| record.counts_for(held.ip, held.stamp)), "{record:?}");
+        drop(locked);
+        add(store, &request("c1", HERE, &["10.0.0.6", ""]), &dual()).unwrap();
+    });
 }
 
 #[derive(Debug, Clone)]

@@ -1,0 +1,9 @@
+//! containerd with runc, driven through CRI as kubelet drives it.
+
+mod calls;
+mod cri;
+mod ctr;
+mod daemon;
+mod life;
+mod pods;
+mod status;
