@@ -59,9 +59,10 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     plugin::step()?;
 
     let gateways = if plan.gateway { gateway::addresses(&result) } else { Vec::new() };
-    gateway::forward(&mut host, &plan, &gateways, &result)?;
     let connection = Connection { plan: &plan, attachment: &attachment, netns: &netns, gateways: &gateways, mtu };
     let Connected { bridge, gateway, veth } = connect(&mut host, &connection, &mut undo)?;
+    // What cannot be undone comes last: a bridge that cannot be made has changed nothing of the host.
+    gateway::forward(&mut host, &plan, &gateways, &result)?;
     install_rules(&plan, &attachment, &veth, &result, &mut undo)?;
     port::set_up(&mut host, &veth)?;
     plugin::step()?;
