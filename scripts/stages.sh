@@ -24,13 +24,13 @@ stage() {
     stage_ends "$((SECONDS - stage_start))"
 }
 
-# beside NAME COMMAND…: starts a program that computes while the next stages mostly wait. It is nice to them, and has
-# a cargo folder of its own: cargo would lock them out.
+# beside NAME COMMAND…: starts a program that computes while the next stages mostly wait. It is nice to them, and should
+# have a cargo folder of its own: cargo would lock them out.
 beside() {
     local name=$1
     shift
     # shellcheck disable=SC2016
-    CARGO_TARGET_DIR=$(target_dir)/beside setsid nice -n 19 bash -c '
+    setsid nice -n 19 bash -c '
         into=$1; shift
         "$@" >"$into.log" 2>&1 && times >"$into.times" && echo $SECONDS >"$into.seconds"' \
         beside "$stages_scratch/$name" "$@" &

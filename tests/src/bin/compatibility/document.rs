@@ -36,7 +36,8 @@ pub(crate) fn tables(rows: &[Row]) -> String {
             "{separator}## {title}\n\n| {first} | version | what was run | result | tests |\n|---|---|---|---|---|\n"
         );
         for Row { name, version, what, result, counts, on_request, .. } in of_kind {
-            let on_request = on_request.as_ref().map(|day| format!("{ON_REQUEST}{day}")).unwrap_or_default();
+            let on_request =
+                on_request.as_ref().map(|day| format!("{ON_REQUEST}{day}").trim_end().to_owned()).unwrap_or_default();
             _ = writeln!(text, "| {name} | {version} | {what} | {result}{on_request} | {counts} |");
         }
     }
