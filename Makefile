@@ -11,7 +11,7 @@ CONTAINERD ?=
 export PREFIX DESTDIR TARGET
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall demo test e2e runtimes load faults lint bench fuzz prerequisites clean help
+.PHONY: build install uninstall demo test e2e runtimes aarch64 compatibility load faults kernels lint bench fuzz prerequisites clean help
 
 build: ## build the plugins, static, into bin/ (TARGET=aarch64-unknown-linux-musl: into bin/TARGET/)
 	@scripts/build $(TARGET)
@@ -27,7 +27,7 @@ demo: ## see two pods get addresses and talk to each other and to a host outside
 	@scripts/build
 	@scripts/demo
 
-test: ## run everything: units, properties, end to end (ours and the reference), install, size, MSRV
+test: ## run everything: units, end to end (ours, the reference), runtimes, kernels, aarch64, install, size, MSRV
 	@scripts/test
 
 e2e: ## run the end-to-end tests alone (TEST=name: those whose names contain it, with their logs; PEER=dir: another suite)
@@ -37,6 +37,12 @@ e2e: ## run the end-to-end tests alone (TEST=name: those whose names contain it,
 
 runtimes: ## run the suite under containerd, Debian's build, unpacked (TEST=name; CONTAINERD=v2.4.2: that release, built)
 	@CONTAINERD="$(CONTAINERD)" scripts/runtimes $(TEST)
+
+aarch64: ## cross-build the suite and run it by an emulator of programs (Debian's qemu-user)
+	@scripts/aarch64
+
+compatibility: ## run all that leaves rows for docs/compatibility.md, and write it
+	@scripts/compatibility
 
 load: ## 200 attachments by 32 workers at a time, mixed with the reference's (TIME=120: seconds, SEED=number)
 	@scripts/prerequisites
@@ -48,6 +54,11 @@ faults: ## kill each plugin at every system call, and let every one fail (half a
 	@scripts/prerequisites tools
 	@scripts/build
 	@scripts/faults $(TEST)
+
+kernels: ## run end-to-end tests in other kernels: user-mode Linux, Debian's 6.1 and 6.12 in qemu (OXBRIDGE_WHOLE=1: all tests)
+	@scripts/prerequisites
+	@scripts/build
+	@scripts/kernels
 
 lint: ## check the format and the lints
 	@scripts/lint

@@ -69,5 +69,60 @@ native_target() {
     say "${host%%-*}-unknown-linux-musl"
 }
 
+# Whether the standard library of a target is there, or can be fetched.
+have_target() {
+    local libs
+    libs=$(as_owner rustc --print target-libdir --target "$1" 2>/dev/null) || return 1
+    if [ -d "$libs" ] && ls "$libs"/libstd-*.rlib >/dev/null 2>&1; then return 0; fi
+    as_owner sh -c 'command -v rustup >/dev/null' || return 1
+    say "adding the Rust target $1"
+    as_owner rustup target add "$1" || return 1
+}
+
 # Cargo's output folder, also where the environment moves it.
 target_dir() { say "${CARGO_TARGET_DIR:-$root_dir/target}"; }
+
+# Prints the paths of the programs of the crate `tests`, compiled if need be; what cargo says goes to stderr.
+test_programs() {
+    local built
+    built=$(as_owner cargo test ${CI:+--locked} -p tests --no-run --message-format=json-render-diagnostics) || return
+    sed -n '/"overflow_checks":[a-z]*,"test":true/s/.*"executable":"\([^"]*\)".*/\1/p' <<<"$built" | grep . ||
+        die "cargo built no test program"
+}
+
+# report_row KIND NAME VERSION WHAT RESULT COUNTS: a row for docs/compatibility.md, as the tests leave it
+# (tests/src/report.rs), where OXBRIDGE_REPORT names a file for it. No quotes in the values.
+report_row() {
+    if [ -z "${OXBRIDGE_REPORT:-}" ]; then return; fi
+    local optional=false
+    if [ -n "${OXBRIDGE_OPTIONAL:-}" ]; then optional=true; fi
+    printf '{"kind":"%s","name":"%s","version":"%s","what":"%s","result":"%s","counts":"%s","optional":%s}\n' \
+        "$@" "$optional" >>"$OXBRIDGE_REPORT"
+}
+
+# counts_of FILE: what test programs say at their ends, added up: "passed failed skipped expected-to-fail", or nothing.
+# A test that is skipped, or fails as expected, says so in a line of its own; its program takes it for passed.
+counts_of() {
+    awk '
+        { sub(/\r$/, "") }
+        /^test result: / || /: [0-9]+ passed, [0-9]+ failed/ {
+            for (i = 2; i <= NF; i++) {
+                if ($i ~ /^passed/) passed += $(i - 1)
+                if ($i ~ /^failed/) failed += $(i - 1)
+            }
+            any = 1
+        }
+        /^skipped: [a-z0-9_:]+: / { skipped++ }
+        /^expected failure: / { expected++ }
+        END { if (any) print passed - skipped - expected, failed + 0, skipped + 0, expected + 0 }
+    ' "$1"
+}
+
+# in_words PASSED FAILED SKIPPED EXPECTED: the counts that are not 0, and the first.
+in_words() {
+    local words="$1 passed"
+    if [ "$2" != 0 ]; then words="$words, $2 failed"; fi
+    if [ "$3" != 0 ]; then words="$words, $3 skipped"; fi
+    if [ "$4" != 0 ]; then words="$words, $4 failed as expected"; fi
+    say "$words"
+}

@@ -12,13 +12,16 @@ use std::{
 use nix::unistd::geteuid;
 
 use crate::{
-    expected,
+    expected, kernel,
     report::{self, Subject},
     settings::{self, workspace},
 };
 
 /// The end of a test that cannot run here.
 struct Skip(String);
+
+/// The end of a test that is about what the kernel lacks; what was wrong has been said.
+struct Inexcusable;
 
 /// Ends the running test: it is not run here, for this reason. The run does not fail, and says so.
 pub fn skip(reason: impl Into<String>) -> ! {
@@ -30,6 +33,19 @@ pub fn skip(reason: impl Into<String>) -> ! {
 /// Without root it is skipped. Against the reference, a test of the table in [`expected`] has to fail.
 pub fn case<F: FnOnce()>(body: F) {
     run(&name_of::<F>(), body);
+}
+
+/// Like [`case`], about what happens where the kernel lacks this: skipped where it does not.
+pub fn case_without<F: FnOnce()>(part: kernel::Part, body: F) {
+    run(&name_of::<F>(), || {
+        if part.works() {
+            skip(format!("this kernel has {part:?}"));
+        }
+        // No excuse: this is what is tested.
+        if let Err(cause) = panic::catch_unwind(AssertUnwindSafe(body)) {
+            panic::resume_unwind(if cause.is::<Skip>() { cause } else { Box::new(Inexcusable) });
+        }
+    });
 }
 
 /// Like [`case`]; and how it ends becomes a row of the compatibility matrix (see [`report`]), which is about our plugins.
@@ -75,9 +91,21 @@ fn run(name: &str, body: impl FnOnce()) -> Ended {
                 say(&format!("expected failure: {name}: {reason}"));
                 Ended::Skipped
             }
-            (Err(cause), None) => panic::resume_unwind(cause),
+            (Err(cause), None) => match kernel::excuse(text(&*cause)) {
+                Some(reason) => {
+                    say(&format!("skipped: {name}: {reason}"));
+                    Ended::Skipped
+                }
+                None => panic::resume_unwind(cause),
+            },
         },
     }
+}
+
+/// What a test said as it failed.
+fn text(cause: &(dyn any::Any + Send)) -> &str {
+    let text = cause.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or_default()
 }
 
 /// `e2e::bridge_add::two_pods::{{closure}}` -> `bridge_add::two_pods`, as the test harness names it.

@@ -15,6 +15,7 @@ pub mod config;
 pub mod expected;
 pub mod host;
 pub mod image;
+pub mod kernel;
 pub mod load;
 pub mod machine;
 pub mod netns;
@@ -28,7 +29,7 @@ pub mod syslog;
 pub mod traffic;
 pub mod userns;
 
-pub use case::{case, reported, skip};
+pub use case::{case, case_without, reported, skip};
 pub use cnitool::Network;
 pub use host::Host;
 pub use machine::Machine;

@@ -57,6 +57,15 @@ pub trait Place: Sync {
         })
     }
 
+    /// Gives a link another name, down for the moment where kernels want that (before 6.2).
+    fn rename(&self, link: &str, name: &str) {
+        if self.try_run(&format!("ip link set dev {link} name {name}")).is_err() {
+            self.run(&format!("ip link set dev {link} down"));
+            self.run(&format!("ip link set dev {link} name {name}"));
+            self.run(&format!("ip link set dev {name} up"));
+        }
+    }
+
     /// Runs a command there that prints JSON; `[]` where it prints nothing.
     fn json(&self, line: &str) -> Value {
         let text = self.run(line);

@@ -1,5 +1,6 @@
 //! What was run with which program or on which kernel, for `docs/compatibility.md`: a line of JSON for each test,
-//! appended to the file that `OXBRIDGE_REPORT` names (without it, nothing is written).
+//! appended to the file that `OXBRIDGE_REPORT` names (without it, nothing is written). With `OXBRIDGE_OPTIONAL` the run is one
+//! on request, which CI does not have. Scripts leave such lines as well: `report_row` in `scripts/lib.sh`.
 
 use std::{env, fs::OpenOptions, io::Write};
 
@@ -19,7 +20,10 @@ pub struct Subject {
 pub fn add(subject: &Subject, what: &str, result: &str) {
     let Some(path) = env::var_os("OXBRIDGE_REPORT") else { return };
     let Subject { kind, name, version } = subject;
-    let row = json!({ "kind": kind, "name": name, "version": version, "what": what, "result": result });
+    let optional = env::var_os("OXBRIDGE_OPTIONAL").is_some();
+    let row = json!({
+        "kind": kind, "name": name, "version": version, "what": what, "result": result, "optional": optional
+    });
     let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
     // One write, so that tests in parallel do not mix their lines.
     file.write_all(format!("{row}\n").as_bytes()).unwrap();

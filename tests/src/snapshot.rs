@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use serde_json::{Map, Value};
 
-use crate::{Host, Place, Pod, host::SCRATCH};
+use crate::{Host, Place, Pod, host::SCRATCH, kernel::Part};
 
 /// Lines, each starting with what it is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +84,9 @@ fn addresses_and_routes(host: &Host, lines: &mut BTreeSet<String>) {
     links(answers.next().unwrap(), lines);
     routes(answers.next().unwrap(), lines);
     policies(4, answers.next().unwrap(), lines);
-    policies(6, host.json("ip -6 -d -j rule"), lines);
+    if Part::Ipv6.works() {
+        policies(6, host.json("ip -6 -d -j rule"), lines);
+    }
 }
 
 fn links(links: Value, lines: &mut BTreeSet<String>) {

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows CNI; `netlink` is the only crate of the workspace below this one.
 
+pub mod alive;
 pub mod announce;
 pub mod boot;
 pub mod fsutil;

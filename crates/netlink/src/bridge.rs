@@ -6,7 +6,7 @@ use nix::libc;
 use rtnetlink::LinkBridgePort;
 
 use crate::link::IFINFOMSG_LEN;
-use crate::wire::{ACK, Attrs, Message, Request, u32_ne};
+use crate::wire::{ACK, Attrs, Message, Request, Writer, u32_ne};
 use crate::{Result, Socket};
 
 const IFLA_BR_STP_STATE: u16 = 5;
@@ -18,7 +18,8 @@ const IFLA_BRPORT_ISOLATED: u16 = 33;
 const BR_STATE_FORWARDING: u8 = 3;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_EXT_MASK: u16 = 29;
-const RTEXT_FILTER_BRVLAN: u32 = 1 << 1;
+const IFLA_MASTER: u16 = 10;
+const RTEXT_FILTER_BRVLAN_COMPRESSED: u32 = 1 << 2;
 const IFLA_BRIDGE_VLAN_INFO: u16 = 2;
 const VLAN_PVID: u16 = 1 << 1;
 const VLAN_UNTAGGED: u16 = 1 << 2;
@@ -86,17 +87,41 @@ pub fn push_vlans(request: &mut Request, index: u32, remove: &[VlanRange], add: 
     push_vlan_list(request, libc::RTM_SETLINK, index, add);
 }
 
-/// The VLANs of a port.
-pub fn vlans(socket: &mut Socket, index: u32) -> Result<Vec<VlanRange>> {
-    let found = socket.dump(
+/// A port of a bridge with its VLANs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortVlans {
+    /// Index of the port.
+    pub port: u32,
+    /// Index of its bridge.
+    pub bridge: u32,
+    /// Its VLANs.
+    pub vlans: Vec<VlanRange>,
+}
+
+impl PortVlans {
+    /// Whether it is in this VLAN.
+    #[must_use]
+    pub fn has(&self, id: u16) -> bool {
+        self.vlans.iter().any(|range| (range.first..=range.last).contains(&id))
+    }
+}
+
+/// The VLANs of all ports of all bridges; it costs time for each.
+pub fn port_vlans(socket: &mut Socket) -> Result<Vec<PortVlans>> {
+    socket.dump(
         libc::RTM_GETLINK,
         |w| {
-            // A dump of AF_BRIDGE cannot be narrowed to one port: the kernel refuses an index here.
-            w.header(&bridge_header(0)).u32(IFLA_EXT_MASK, RTEXT_FILTER_BRVLAN);
+            // A dump of AF_BRIDGE cannot be narrowed to one port: the kernel refuses an index here. Without compression a
+            // port in all VLANs does not fit into a message, and the dump fails.
+            w.header(&bridge_header(0)).u32(IFLA_EXT_MASK, RTEXT_FILTER_BRVLAN_COMPRESSED);
         },
-        |message| read_vlans(&message, index),
-    )?;
-    Ok(found.into_iter().flatten().collect())
+        |message| read_vlans(&message),
+    )
+}
+
+/// The VLANs of a port.
+pub fn vlans(socket: &mut Socket, index: u32) -> Result<Vec<VlanRange>> {
+    Ok(port_vlans(socket)?.into_iter().filter(|p| p.port == index).flat_map(|p| p.vlans).collect())
 }
 
 /// All in one message: an attribute a VLAN, two a range.
@@ -105,18 +130,20 @@ fn push_vlan_list(request: &mut Request, kind: u16, index: u32, vlans: &[VlanRan
         return;
     }
     request.message(kind, ACK, |w| {
-        w.header(&bridge_header(index)).nest(IFLA_AF_SPEC, |w| {
-            for vlan in vlans {
-                let flags = if vlan.pvid { VLAN_PVID } else { 0 } | if vlan.untagged { VLAN_UNTAGGED } else { 0 };
-                if vlan.first == vlan.last {
-                    w.attr(IFLA_BRIDGE_VLAN_INFO, &vlan_info(flags, vlan.first));
-                } else {
-                    w.attr(IFLA_BRIDGE_VLAN_INFO, &vlan_info(flags | VLAN_RANGE_BEGIN, vlan.first));
-                    w.attr(IFLA_BRIDGE_VLAN_INFO, &vlan_info(flags | VLAN_RANGE_END, vlan.last));
-                }
-            }
-        });
+        w.header(&bridge_header(index)).nest(IFLA_AF_SPEC, |w| push_vlan_infos(w, vlans));
     });
+}
+
+fn push_vlan_infos(w: &mut Writer<'_>, vlans: &[VlanRange]) {
+    for vlan in vlans {
+        let flags = if vlan.pvid { VLAN_PVID } else { 0 } | if vlan.untagged { VLAN_UNTAGGED } else { 0 };
+        if vlan.first == vlan.last {
+            w.attr(IFLA_BRIDGE_VLAN_INFO, &vlan_info(flags, vlan.first));
+        } else {
+            w.attr(IFLA_BRIDGE_VLAN_INFO, &vlan_info(flags | VLAN_RANGE_BEGIN, vlan.first));
+            w.attr(IFLA_BRIDGE_VLAN_INFO, &vlan_info(flags | VLAN_RANGE_END, vlan.last));
+        }
+    }
 }
 
 /// `struct bridge_vlan_info`.
@@ -152,22 +179,34 @@ pub(crate) fn read_port(data: Attrs<'_>) -> PortState {
     }
 }
 
-fn read_vlans(message: &Message<'_>, index: u32) -> Option<Vec<VlanRange>> {
-    let head = message.body.get(..IFINFOMSG_LEN)?;
-    if message.kind != libc::RTM_NEWLINK || u32_ne(&head[4..])? != index {
-        return None;
+/// `None` for what is no port: a bridge also tells of the VLANs in which it takes part itself.
+fn read_vlans(message: &Message<'_>) -> Option<PortVlans> {
+    let port = u32_ne(&message.body.get(..IFINFOMSG_LEN)?[4..])?;
+    let attributes = || Attrs::behind(message.body, IFINFOMSG_LEN);
+    let bridge = attributes().find(IFLA_MASTER).and_then(u32_ne).filter(|bridge| *bridge != port)?;
+    let mut vlans: Vec<VlanRange> = Vec::new();
+    let mut is_open = false;
+    let infos = attributes().nested(IFLA_AF_SPEC).filter(|(kind, _)| *kind == IFLA_BRIDGE_VLAN_INFO);
+    for (flags, id) in infos.filter_map(|(_, value)| read_vlan_info(value)) {
+        match vlans.last_mut() {
+            // The end of a range that the one before began.
+            Some(range) if is_open => range.last = id,
+            _ => vlans.push(VlanRange {
+                first: id,
+                last: id,
+                pvid: flags & VLAN_PVID != 0,
+                untagged: flags & VLAN_UNTAGGED != 0,
+            }),
+        }
+        is_open = flags & VLAN_RANGE_BEGIN != 0;
     }
-    let spec = Attrs::behind(message.body, IFINFOMSG_LEN).nested(IFLA_AF_SPEC);
-    Some(
-        spec.filter(|(kind, _)| *kind == IFLA_BRIDGE_VLAN_INFO)
-            .filter_map(|(_, value)| {
-                let flags = u16::from_ne_bytes(value.get(..2)?.try_into().ok()?);
-                let id = u16::from_ne_bytes(value.get(2..4)?.try_into().ok()?);
-                let (pvid, untagged) = (flags & VLAN_PVID != 0, flags & VLAN_UNTAGGED != 0);
-                Some(VlanRange { first: id, last: id, pvid, untagged })
-            })
-            .collect(),
-    )
+    (message.kind == libc::RTM_NEWLINK).then_some(PortVlans { port, bridge, vlans })
+}
+
+/// Flags and id.
+fn read_vlan_info(value: &[u8]) -> Option<(u16, u16)> {
+    let number = |at: usize| Some(u16::from_ne_bytes(value.get(at..at + 2)?.try_into().ok()?));
+    Some((number(0)?, number(2)?))
 }
 
 #[cfg(test)]
@@ -238,12 +277,21 @@ mod tests {
     }
 
     #[test]
-    fn vlans_of_one_port_are_read_from_a_dump() {
-        let request = vlan_request(7, &[], &[VlanRange::access(100), VlanRange::tagged(9, 9)]);
-        let mut answer = crate::wire::Messages(request.bytes()).next().unwrap();
-        answer.kind = libc::RTM_NEWLINK;
-        assert_eq!(read_vlans(&answer, 7).unwrap(), [VlanRange::access(100), VlanRange::tagged(9, 9)]);
-        assert_eq!(read_vlans(&answer, 8), None);
+    fn vlans_of_a_port_are_read_with_their_ranges() {
+        let vlans = vec![VlanRange::access(100), VlanRange::tagged(200, 299), VlanRange::tagged(9, 9)];
+        let of_port = |port| {
+            let mut request = Request::new();
+            request.message(libc::RTM_NEWLINK, 0, |w| {
+                w.header(&bridge_header(port)).u32(IFLA_MASTER, 3).nest(IFLA_AF_SPEC, |w| push_vlan_infos(w, &vlans));
+            });
+            request
+        };
+        let read = |request: &Request| read_vlans(&crate::wire::Messages(request.bytes()).next().unwrap());
+        let port = read(&of_port(7)).unwrap();
+        assert_eq!(port, PortVlans { port: 7, bridge: 3, vlans: vlans.clone() });
+        assert!([100, 200, 250, 299, 9].iter().all(|id| port.has(*id)) && !port.has(300));
+        // The bridge's own.
+        assert_eq!(read(&of_port(3)), None);
     }
 
     #[test]

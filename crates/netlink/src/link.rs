@@ -26,6 +26,8 @@ const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_VLAN_ID: u16 = 1;
 const IFLA_INET_CONF: u16 = 1;
 const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
 const IPV4_DEVCONF_ROUTE_LOCALNET: u16 = 26;
@@ -66,8 +68,13 @@ pub struct Link {
     pub is_operational: bool,
     /// Index of the bridge (or other master) it belongs to.
     pub master: Option<u32>,
-    /// For a veth: the index of its other end, in that end's namespace.
+    /// For a veth: the index of its other end, in that end's namespace. For one on top of another link (as a `vlan`): that
+    /// link's.
     pub peer: Option<u32>,
+    /// Whether `peer` is in another namespace.
+    pub peer_is_elsewhere: bool,
+    /// Of a link of the kind `vlan`: the VLAN whose frames it takes from the link below it.
+    pub vlan: Option<u16>,
     /// Free text that spells out whose link it is.
     pub alias: Option<String>,
     /// Of a bridge.
@@ -320,6 +327,16 @@ pub fn set_mtu(socket: &mut Socket, index: u32, mtu: u32) -> Result<()> {
     set(socket, index, |m| m.mtu(mtu))
 }
 
+/// Appends the request that sets the MTU, in bytes.
+pub fn push_mtu(request: &mut Request, index: u32, mtu: u32) {
+    push_set(request, index, |m| m.mtu(mtu));
+}
+
+/// Appends the request that makes a link a port of a bridge.
+pub fn push_master(request: &mut Request, index: u32, bridge: u32) {
+    push_set(request, index, |m| m.controller(bridge));
+}
+
 /// Appends the request that sets the alias (at most 255 bytes).
 pub fn push_alias(request: &mut Request, index: u32, alias: &str) {
     push_set(request, index, |m| with_alias(m, alias));
@@ -452,6 +469,7 @@ pub(crate) fn read(message: &Message<'_>) -> Option<Link> {
             IFLA_MTU => link.mtu = u32_ne(value)?,
             IFLA_TXQLEN => link.tx_queue_len = u32_ne(value)?,
             IFLA_LINK => link.peer = u32_ne(value),
+            IFLA_LINK_NETNSID => link.peer_is_elsewhere = true,
             IFLA_MASTER => link.master = u32_ne(value).filter(|m| *m != 0),
             IFLA_OPERSTATE => link.is_operational = value.first() == Some(&IF_OPER_UP),
             IFLA_IFALIAS => link.alias = Some(crate::wire::text(value)),
@@ -464,6 +482,10 @@ pub(crate) fn read(message: &Message<'_>) -> Option<Link> {
                 link.kind = info.string(IFLA_INFO_KIND);
                 if link.is("bridge") {
                     link.bridge = Some(read_bridge(info.nested(IFLA_INFO_DATA)));
+                }
+                if link.is("vlan") {
+                    let id = info.nested(IFLA_INFO_DATA).find(IFLA_VLAN_ID);
+                    link.vlan = id.and_then(|v| Some(u16::from_ne_bytes(v.get(..2)?.try_into().ok()?)));
                 }
                 if info.string(IFLA_INFO_SLAVE_KIND).as_deref() == Some("bridge") {
                     link.port = Some(read_port(info.nested(IFLA_INFO_SLAVE_DATA)));

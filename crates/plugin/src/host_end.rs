@@ -2,7 +2,7 @@
 //! nobody has to look into the pod.
 
 use cni::Attachment;
-use cni::attachment::MAX_HOST_IFNAME_ATTEMPTS;
+use cni::attachment::{MAX_HOST_IFNAME_ATTEMPTS, host_ifname, host_mac, read_identity};
 use netlink::Socket;
 use netlink::link::{self, Link};
 
@@ -12,9 +12,17 @@ use netlink::link::{self, Link};
 /// # Errors
 /// The kernel's.
 pub fn find(socket: &mut Socket, attachment: &Attachment) -> netlink::Result<Option<Link>> {
+    find_by_identity(socket, &attachment.identity())
+}
+
+/// The same where only the identity is known.
+///
+/// # Errors
+/// The kernel's.
+pub fn find_by_identity(socket: &mut Socket, identity: &[u8; 16]) -> netlink::Result<Option<Link>> {
     for attempt in 0..MAX_HOST_IFNAME_ATTEMPTS {
-        let link = link::by_name(socket, &attachment.host_ifname(attempt))?;
-        if let Some(link) = link.filter(|l| is_of(l, attachment)) {
+        let link = link::by_name(socket, &host_ifname(identity, attempt))?;
+        if let Some(link) = link.filter(|l| is_of_identity(l, identity)) {
             return Ok(Some(link));
         }
     }
@@ -24,5 +32,15 @@ pub fn find(socket: &mut Socket, attachment: &Attachment) -> netlink::Result<Opt
 /// Whether a link, whatever its name is by now, is the host's end of this attachment.
 #[must_use]
 pub fn is_of(link: &Link, attachment: &Attachment) -> bool {
-    link.is("veth") && (link.mac == Some(attachment.host_mac()) || link.alias.as_deref() == Some(&attachment.alias()))
+    is_of_identity(link, &attachment.identity())
+}
+
+/// What a host end's alias begins with; the identity follows.
+const MARK: &str = "oxbridge ";
+
+/// The same where only the identity is known.
+#[must_use]
+pub fn is_of_identity(link: &Link, identity: &[u8; 16]) -> bool {
+    let alias = || read_identity(link.alias.as_deref()?.strip_prefix(MARK)?);
+    link.is("veth") && (link.mac == Some(host_mac(identity)) || alias() == Some(*identity))
 }

@@ -9,13 +9,16 @@ use std::cell::OnceCell;
 use std::time::{Duration, SystemTime};
 
 use cni::Attachment;
-use cni::attachment::{MAX_HOST_IFNAME_ATTEMPTS, host_ifname, host_mac, read_identity};
+use cni::attachment::{MAX_HOST_IFNAME_ATTEMPTS, host_ifname};
+use host::alive::Process;
 use host::boot;
 use host::netns::{self, NetNs};
 use netlink::link::{self, Link};
 use netlink::{Protocol, Socket};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
+
+use crate::host_end::is_of_identity;
 
 /// What a record tells of where and when an attachment was made.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +34,8 @@ pub struct Trace<'a> {
     /// Whether `bridge` made the attachment, in the network namespace of the caller: what became of links can only be
     /// seen where they were.
     pub by_bridge: bool,
+    /// Who made it, if that is known. While it is at work there may be no link yet.
+    pub maker: Option<Process>,
 }
 
 /// The namespace of this call, and this boot.
@@ -101,6 +106,9 @@ pub enum HostLink {
     Unknown(String),
 }
 
+/// An ADD has its host link, or has failed, that long after its addresses were recorded.
+const LONGEST_ADD: Duration = Duration::from_secs(60);
+
 /// Clocks are set by fractions of seconds at boot, and the boot's own time is only known to the second.
 const CLOCK_SLACK: Duration = Duration::from_secs(5);
 
@@ -129,11 +137,17 @@ impl Present {
         // A link decides alone, and namespaces are the dearer look: a full pool may be one of many that live.
         let place = if link == HostLink::Missing { place(record) } else { Place::Unknown("not looked at".to_owned()) };
         let evidence = Evidence { boot, same, place, link, by_bridge: record.by_bridge };
+        // The dearest look is the last.
         match judge(&evidence) {
-            // The dearest look is the last.
-            Verdict::Gone(_) => judge(&Evidence { link: self.renamed_link(&attachment.identity()), ..evidence }),
-            verdict => verdict,
+            Verdict::Gone(_) => {}
+            verdict => return verdict,
         }
+        if evidence.boot == Boot::This
+            && let Some(why) = under_way(record)
+        {
+            return Verdict::Kept(why);
+        }
+        judge(&Evidence { link: self.renamed_link(&attachment.identity()), ..evidence })
     }
 
     /// The host's end under a name that somebody gave it.
@@ -200,6 +214,21 @@ fn judge(evidence: &Evidence) -> Verdict {
     }
 }
 
+/// Why its ADD may still be at work; it may see other mounts than we do, and the namespace by a path that leads nowhere
+/// here.
+fn under_way(record: &Trace<'_>) -> Option<String> {
+    let maker = record.maker?;
+    match maker.is_alive() {
+        Some(true) => Some(format!("its ADD is under way, by process {}", maker.pid)),
+        Some(false) => None,
+        // Its number says nothing here; made in the future, time says nothing either.
+        None => {
+            let age = SystemTime::now().duration_since(record.made_at).unwrap_or_default();
+            (age < LONGEST_ADD).then(|| "its ADD may be under way, where its process cannot be seen".to_owned())
+        }
+    }
+}
+
 fn place(record: &Trace<'_>) -> Place {
     if record.netns.is_empty() {
         return Place::Unknown("no path was recorded".to_owned());
@@ -229,22 +258,13 @@ pub fn host_link(identity: &[u8; 16]) -> HostLink {
     HostLink::Missing
 }
 
-/// What a host end's alias begins with; the identity follows.
-const MARK: &str = "oxbridge ";
-
-/// Whether a veth says of itself that it is the host's end of this attachment, whatever its name.
-pub(crate) fn is_of_identity(link: &Link, identity: &[u8; 16]) -> bool {
-    let alias = || read_identity(link.alias.as_deref()?.strip_prefix(MARK)?);
-    link.mac == Some(host_mac(identity)) || alias() == Some(*identity)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn at(netns: &str) -> Trace<'_> {
         let made_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        Trace { netns, netns_cookie: Some(4098), boot_id: Some("0f0e"), made_at, by_bridge: true }
+        Trace { netns, netns_cookie: Some(4098), boot_id: Some("0f0e"), made_at, by_bridge: true, maker: None }
     }
 
     #[test]
@@ -300,6 +320,20 @@ mod tests {
         assert_eq!(now.boot_of(&record), Boot::Doubtful, "a faked id");
         record.boot_id = None;
         assert_eq!(now.boot_of(&record), Boot::This);
+    }
+
+    #[test]
+    fn who_makes_an_attachment_speaks_for_it() {
+        let own = Process::look(std::process::id()).unwrap();
+        let now = SystemTime::now();
+        let why = |maker: Process, made_at| under_way(&Trace { maker: Some(maker), made_at, ..at("/run/netns/x") });
+        assert!(why(own, now).unwrap().contains(&own.pid.to_string()));
+        assert!(why(own, SystemTime::UNIX_EPOCH).is_some(), "it may be stopped");
+        assert_eq!(why(Process { start: own.start + 1, ..own }, now), None);
+        let unseen = Process { namespace: 1, ..own };
+        assert!(why(unseen, now).is_some());
+        assert_eq!(why(unseen, now - LONGEST_ADD), None);
+        assert_eq!(under_way(&at("/run/netns/x")), None);
     }
 
     #[test]

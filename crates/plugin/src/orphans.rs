@@ -8,7 +8,8 @@ use cni::Error;
 use netlink::link;
 use netlink::{Protocol, Socket};
 
-use crate::liveness::{HostLink, host_link, is_of_identity};
+use crate::host_end::is_of_identity;
+use crate::liveness::{HostLink, host_link};
 
 /// Attachments that had a host end and have none any more, by their identities: their namespace ended, or somebody
 /// removed the pair, and no DEL came.
@@ -79,7 +80,12 @@ impl Orphans {
 /// Runs the look for what orphans have left, once a minute at most: what an ADD does when it has succeeded and its
 /// result is told. A failure is no failure of the ADD.
 pub fn sweep(plugin: &str, look: impl FnOnce() -> Result<(), Error>) {
-    if host::signal::pending().is_some() || !host::sweep::is_due(plugin) {
+    sweep_place(plugin, plugin, look);
+}
+
+/// The same for each of the places in which a plugin keeps something: `place` is a name of it.
+pub fn sweep_place(plugin: &str, place: &str, look: impl FnOnce() -> Result<(), Error>) {
+    if host::signal::pending().is_some() || !host::sweep::is_due(place) {
         return;
     }
     if let Err(error) = look() {

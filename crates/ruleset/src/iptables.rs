@@ -11,9 +11,6 @@ use netlink::nft::Family;
 
 /// How long a program may take: less than other calls wait for one that waits for it.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// How long of this the lock of x_tables is waited for, in seconds: the rest is for the work, and for the programs's own
-/// word that it did not get it.
-const LOCK_WAIT: &str = "6";
 /// How `iptables-restore` ends without the lock (`RESOURCE_PROBLEM` of its xtables.h).
 const NO_LOCK: i32 = 4;
 
@@ -22,7 +19,7 @@ const NO_LOCK: i32 = 4;
 /// # Errors
 /// That there is no such program, or what it says.
 pub fn restore(family: Family, script: &str) -> Result<(), Error> {
-    run_restore(program(family, "-restore"), script).map_err(|e| changing(&e))
+    run_restore(program(family, "-restore"), script, PATIENCE).map_err(|e| changing(&e))
 }
 
 /// The same in x_tables, by the program that keeps its rules there: `iptables-restore` may be the one that knows only
@@ -32,14 +29,25 @@ pub fn restore(family: Family, script: &str) -> Result<(), Error> {
 /// As [`restore`].
 pub fn restore_xtables(family: Family, script: &str) -> Result<(), Error> {
     let legacy = if family == Family::Ip { "iptables-legacy-restore" } else { "ip6tables-legacy-restore" };
-    match run_restore(legacy, script) {
-        Err(error) if error.is_absent() => restore(family, script),
-        result => result.map_err(|e| changing(&e)),
+    restore_by(legacy, program(family, "-restore"), script, PATIENCE).map_err(|e| changing(&e))
+}
+
+/// The same by the first of two programs, or by the second where that one is not there.
+///
+/// # Errors
+/// What the program says, or that there is none.
+pub fn restore_by(first: &str, second: &str, script: &str, patience: Duration) -> Result<(), process::Error> {
+    match run_restore(first, script, patience) {
+        Err(error) if error.is_absent() => run_restore(second, script, patience),
+        result => result,
     }
 }
 
-fn run_restore(program: &str, script: &str) -> Result<(), process::Error> {
-    process::run(program, &["--noflush", "--wait", LOCK_WAIT], script.as_bytes(), PATIENCE).map(drop)
+/// Of its time the program waits three quarters for the lock of x_tables, in whole seconds: the rest is for the work, and
+/// for its own word that it did not get it.
+fn run_restore(program: &str, script: &str, patience: Duration) -> Result<(), process::Error> {
+    let wait = (patience * 3 / 4).as_secs().max(1).to_string();
+    process::run(program, &["--noflush", "--wait", &wait], script.as_bytes(), patience).map(drop)
 }
 
 fn changing(error: &process::Error) -> Error {

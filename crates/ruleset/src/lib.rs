@@ -19,11 +19,13 @@ use std::time::{Duration, Instant};
 use cni::Error;
 use host::lock::Lock;
 use netlink::monitor::Monitor;
-use netlink::nft::{Batch, Element, Family, Nft, Rule};
+use netlink::nft::{Batch, Element, Family, Hook, Nft, Rule};
 use netlink::{Errno, Result};
 
 /// Name of our table, in each family that needs one.
 pub const TABLE: &str = "oxbridge";
+/// Name of a table that is never made.
+const PROBE: &str = "oxbridge-probe";
 /// What `nft list ruleset` says of the table.
 pub const TABLE_COMMENT: &str = "pod networking by the oxbridge CNI plugins";
 /// Another writer's commit makes ours start anew; a node that commits all the time must not hold us for ever.
@@ -199,6 +201,26 @@ pub fn remove(
     Ok(removed)
 }
 
+/// Whether the kernel can hold a table of ours in this family; `nat`: with the translation of addresses.
+///
+/// # Errors
+/// What it refuses: it may have no nf_tables, or those of other families.
+pub fn is_possible(nft: &mut Nft, family: Family, nat: bool) -> Result<()> {
+    nft.generation()?;
+    // What is there already is possible, and taking back what is tried costs a grace period.
+    let there = nft.rules(family, TABLE, None)?;
+    if !there.is_empty() {
+        return Ok(());
+    }
+    let mut batch = Batch::new();
+    batch.add_table(family, PROBE, TABLE_COMMENT).add_chain(family, PROBE, PROBE, Some(Hook::FORWARD));
+    if nat {
+        batch.add_chain(family, PROBE, "nat", Some(Hook::SOURCE_NAT));
+        batch.add_rule(family, PROBE, "nat", "", |rule| _ = rule.masquerade());
+    }
+    nft.try_out(batch)
+}
+
 /// Whether a chain has a rule with this comment.
 pub fn has(rules: &[Rule], chain: &str, comment: &str) -> bool {
     rules.iter().any(|r| r.chain == chain && r.comment.as_deref() == Some(comment))
@@ -213,14 +235,17 @@ pub fn is_unsupported(error: &netlink::Error) -> bool {
 fn hint(error: &netlink::Error) -> &'static str {
     if error.is(Errno::EINVAL) {
         "a set or chain of our tables has another type than it should (`nft list ruleset` shows table oxbridge; without \
-         it the next ADD makes it anew), or the kernel lacks a part of nf_tables: load nf_tables, nft_chain_nat, nft_masq"
+         it the next ADD makes it anew), or the kernel lacks a part of nf_tables: load nf_tables, nft_chain_nat, nft_masq, \
+         or set ipMasqBackend (bridge) and backend (portmap, firewall) to \"iptables\""
     } else if error.is(Errno::EOPNOTSUPP) || error.is(Errno::EEXIST) {
         // A chain cannot be given another type or priority: the kernel says the first, older ones the second.
         "another version of the plugins may have made table oxbridge otherwise (`nft list ruleset` shows it; once no pod \
          needs it, `nft list tables | awk '$3 == \"oxbridge\" { print \"delete \" $0 }' | nft -f -` removes it, and the \
-         next ADD makes it anew), or the kernel lacks a part of nf_tables: load nf_tables, nft_chain_nat, nft_masq"
+         next ADD makes it anew), or the kernel lacks a part of nf_tables: load nf_tables, nft_chain_nat, nft_masq, or \
+         set ipMasqBackend (bridge) and backend (portmap, firewall) to \"iptables\""
     } else if is_unsupported(error) {
-        "the kernel has no nf_tables, or lacks its nat or bridge part: load nf_tables, nft_chain_nat, nft_masq"
+        "the kernel has no nf_tables, or lacks its nat or bridge part: load nf_tables, nft_chain_nat, nft_masq, or set \
+         ipMasqBackend (bridge) and backend (portmap, firewall) to \"iptables\""
     } else {
         "see `nft list ruleset`"
     }

@@ -6,6 +6,7 @@ use plugin::liveness::Present;
 use crate::config::{self, Plan};
 use crate::resolvconf;
 use crate::store::Store;
+use crate::store::record::Caller;
 use crate::store::reservation::Owner;
 use crate::transaction::{Request, Transaction};
 
@@ -22,6 +23,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
         present: Present::look(&call.env.netns),
         pod: config::pod(&call.env.args),
         plugin: std::env::var("OXBRIDGE_PLUGIN").ok().filter(|name| !name.is_empty() && name.len() <= 64),
+        caller: cni::delegate::caller().and_then(Caller::look),
     };
     let store = Store::new(&plan.data_dir, &call.network).map_err(crate::failed)?;
     let mut transaction = Transaction::begin(&store, &request)?;

@@ -11,7 +11,7 @@ use plugin::liveness::{Present, Verdict, describe};
 use crate::allocator::Candidates;
 use crate::range::{RangeSet, number};
 use crate::reclaim::{self, Tally};
-use crate::store::record::{Pod, Record, Recorded, here};
+use crate::store::record::{Caller, Pod, Record, Recorded, here};
 use crate::store::reservation::{Content, Owner};
 use crate::store::{Draft, Held, Locked, Store, stop};
 use crate::time::utc;
@@ -25,6 +25,7 @@ pub(crate) struct Request {
     pub(crate) present: Present,
     pub(crate) pod: Option<Pod>,
     pub(crate) plugin: Option<String>,
+    pub(crate) caller: Option<Caller>,
 }
 
 /// The addresses taken by this call, and how to give them back.
@@ -297,7 +298,7 @@ impl<'a> Transaction<'a> {
 
     fn write_record(&mut self) -> Result<(), Error> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let Request { attachment, present, pod, plugin, .. } = self.request;
+        let Request { attachment, present, pod, plugin, caller, .. } = self.request;
         let record = Record {
             container_id: attachment.container_id.clone(),
             ifname: attachment.ifname.clone(),
@@ -309,6 +310,7 @@ impl<'a> Transaction<'a> {
             pod: pod.clone(),
             plugin: plugin.clone(),
             host_cookie: here(),
+            caller: *caller,
         };
         self.has_written = true;
         let identity = self.identity.clone();

@@ -102,7 +102,7 @@ fn clear_made(end: u32, ifb: Option<u32>) -> netlink::Result<()> {
 fn create_ifb(socket: &mut Socket, end: &Link, attachment: &Attachment, undo: &mut Undo<'_>) -> Result<Link, Error> {
     let failed = |e: netlink::Error| match e.errno {
         Errno::EOPNOTSUPP => Error::internal("this kernel has no ifb links, which limiting what a pod sends needs")
-            .with_details("load the module ifb"),
+            .with_details("load the module: modprobe ifb"),
         _ => Error::internal(format!("failed to make the ifb for \"{}\": {e}", end.name)),
     };
     let mac = ifb::mac(attachment);

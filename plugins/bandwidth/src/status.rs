@@ -27,5 +27,5 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
 
 fn missing(what: &str, module: &str) -> Error {
     Error::new(code::NOT_AVAILABLE, format!("this kernel has no {what}, which limiting bandwidth needs"))
-        .with_details(format!("load the module {module}"))
+        .with_details(format!("load the module: modprobe {module}"))
 }

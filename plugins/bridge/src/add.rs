@@ -9,8 +9,9 @@ use netlink::{Protocol, Socket, link, neigh};
 
 use crate::bridge::{self, Bridge};
 use crate::config::{MasqueradeBackend, Plan};
+use crate::gateway::{self, GatewayLink};
 use crate::veth::{self, Veth};
-use crate::{gateway, iptables, lock, masquerade, pod, port, rules, spoof};
+use crate::{gateway_port, iptables, lock, masquerade, pod, port, rules, spoof};
 use ruleset::{NewElement, Skeleton};
 
 /// Tells our own IPAM plugin that the attachment's host link is this plugin's, so that its absence means something.
@@ -59,9 +60,9 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
 
     let gateways = if plan.gateway { gateway::addresses(&result) } else { Vec::new() };
     gateway::forward(&mut host, &plan, &gateways, &result)?;
-    let (bridge, gateway_link, veth) = connect(&mut host, &plan, &attachment, &netns, &gateways, mtu, &mut undo)?;
+    let connection = Connection { plan: &plan, attachment: &attachment, netns: &netns, gateways: &gateways, mtu };
+    let Connected { bridge, gateway, veth } = connect(&mut host, &connection, &mut undo)?;
     plugin::step()?;
-    port::restrain(&mut host, &plan, &attachment, &bridge, &veth)?;
     install_rules(&plan, &attachment, &veth, &result, &mut undo)?;
     port::set_up(&mut host, &veth)?;
     plugin::step()?;
@@ -74,7 +75,10 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
         pod::set_up(&mut pod, &veth)?;
     }
     if !plan.leave_down {
-        port::wait_until_forwarding(&mut host, &veth, &bridge)?;
+        port::wait_until_forwarding(&mut host, (veth.host, &veth.host_name), &bridge)?;
+        if let Some((index, name)) = gateway.as_ref().and_then(|link| link.port.as_ref()) {
+            port::wait_until_forwarding(&mut host, (*index, name), &bridge)?;
+        }
     }
     if plan.ipam.is_some() {
         // A pod of IPv4 addresses need not wait for its link-local one.
@@ -85,12 +89,12 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
             let settings = pod_v6.as_ref().filter(|_| has_v6);
             refused.extend(pod::announce(&mut pod, settings, &veth, &attachment.ifname)?);
         }
-        forget_neighbours(&mut host, gateway_link.as_ref().map_or(bridge.index, |(index, ..)| *index), &result)?;
+        forget_neighbours(&mut host, gateway.as_ref().map_or(bridge.index, |link| link.index), &result)?;
     }
     pod::tell(&refused);
     plugin::step()?;
 
-    describe(&mut host, call, &plan, &bridge, &veth, gateway_link, &mut result)?;
+    describe(&mut host, call, &plan, &Connected { bridge, gateway, veth }, &mut result)?;
     call.reply(&result)?;
     undo.disarm();
     Ok(())
@@ -136,82 +140,84 @@ fn complete_routes(plan: &Plan, result: &mut AddResult) -> Result<(), Error> {
     result.routes.iter().try_for_each(|route| pod::planned_route(route, result, 0).map(drop))
 }
 
-/// The link that has the gateway's addresses: index, name, MAC.
-type GatewayLink = (u32, String, Option<link::Mac>);
-
-fn gateway_link(
-    host: &mut Socket,
-    plan: &Plan,
-    bridge: &Bridge,
-    gateways: &[Cidr],
+/// What a pod is to be connected to, and how.
+struct Connection<'c> {
+    plan: &'c Plan,
+    attachment: &'c Attachment,
+    netns: &'c NetNs,
+    gateways: &'c [Cidr],
+    /// In bytes, if one was asked for.
     mtu: Option<u32>,
-    undo: &mut Undo<'_>,
-) -> Result<Option<GatewayLink>, Error> {
-    if gateways.is_empty() {
-        return Ok(None);
-    }
-    match plan.vlans.access {
-        None => Ok(Some((bridge.index, bridge.name.clone(), bridge.mac))),
-        Some(vlan) => veth::ensure_gateway_port(host, plan, bridge, vlan, mtu, undo).map(Some),
-    }
 }
 
 /// Where the pod is connected.
-type Connected = (Bridge, Option<GatewayLink>, Veth);
-
-/// Makes the pair on a bridge that has all it needs, as mostly, beside other calls that do the same: while they wait for
-/// the kernel's own lock, none of them keeps the others waiting. `None`: something is missing, and nothing was done.
-fn connect_to_ready(
-    host: &mut Socket,
-    plan: &Plan,
-    attachment: &Attachment,
-    netns: &NetNs,
-    gateways: &[Cidr],
-    mtu: Option<u32>,
-    undo: &mut Undo<'_>,
-) -> Result<Option<Connected>, Error> {
-    if !gateways.is_empty() && plan.vlans.access.is_some() {
-        return Ok(None);
-    }
-    let _lock = lock::beside_others()?;
-    let Some(bridge) = bridge::ready(host, plan, mtu)? else { return Ok(None) };
-    if !gateway::are_there(host, &bridge, gateways)? {
-        return Ok(None);
-    }
-    let gateway_link = gateway_link(host, plan, &bridge, gateways, mtu, undo)?;
-    plugin::step()?;
-    let veth = veth::create(host, attachment, &bridge, netns, plan.mac, mtu, undo)?;
-    Ok(veth.map(|veth| (bridge, gateway_link, veth)))
+struct Connected {
+    bridge: Bridge,
+    /// The link that has the gateways' addresses, if there are any.
+    gateway: Option<GatewayLink>,
+    veth: Veth,
 }
 
 /// Makes the bridge with its gateways, and the pair on it.
-fn connect(
-    host: &mut Socket,
-    plan: &Plan,
-    attachment: &Attachment,
-    netns: &NetNs,
-    gateways: &[Cidr],
-    mtu: Option<u32>,
-    undo: &mut Undo<'_>,
-) -> Result<Connected, Error> {
-    if let Some(done) = connect_to_ready(host, plan, attachment, netns, gateways, mtu, undo)? {
+fn connect(host: &mut Socket, connection: &Connection<'_>, undo: &mut Undo<'_>) -> Result<Connected, Error> {
+    if let Some(done) = connection.to_ready(host, undo)? {
         return Ok(done);
     }
     // Other programs know nothing of the lock and may delete the bridge that was just seen.
     let _lock = lock::bridges()?;
+    let &Connection { plan, gateways, mtu, .. } = connection;
     for _ in 0..BRIDGE_TRIES {
         let bridge = bridge::ensure(host, plan, mtu, undo)?;
-        let gateway_link = gateway_link(host, plan, &bridge, gateways, mtu, undo)?;
-        if let Some((index, name, _)) = &gateway_link {
-            gateway::ensure(host, plan, &bridge, (*index, name), gateways, undo)?;
+        let gateway = match plan.vlans.access {
+            _ if gateways.is_empty() => None,
+            None => Some(GatewayLink::of(&bridge)),
+            Some(vlan) => Some(gateway_port::ensure(host, plan, &bridge, vlan, mtu, undo)?),
+        };
+        if let Some(link) = &gateway {
+            gateway::ensure(host, plan, link, gateways, undo)?;
         }
-        plugin::step()?;
-        if let Some(veth) = veth::create(host, attachment, &bridge, netns, plan.mac, mtu, undo)? {
-            return Ok((bridge, gateway_link, veth));
+        if let Some(veth) = connection.join(host, &bridge, undo)? {
+            return Ok(Connected { bridge, gateway, veth });
         }
     }
     Err(Error::new(cni::code::TRY_AGAIN, format!("bridge \"{}\" is removed as often as it is made", plan.bridge))
         .with_details("another program deletes it: see `ip monitor link`"))
+}
+
+impl Connection<'_> {
+    /// Makes the pair on a bridge that has all it needs, as mostly, beside other calls that do the same: while they wait
+    /// for the kernel's own lock, none of them keeps the others waiting. `None`: something is missing, and nothing was
+    /// done.
+    fn to_ready(&self, host: &mut Socket, undo: &mut Undo<'_>) -> Result<Option<Connected>, Error> {
+        let _lock = lock::beside_others()?;
+        let Some(bridge) = bridge::ready(host, self.plan, self.mtu)? else { return Ok(None) };
+        let gateway = match self.plan.vlans.access {
+            _ if self.gateways.is_empty() => None,
+            None => Some(GatewayLink::of(&bridge)),
+            Some(vlan) => match gateway_port::ready(host, self.plan, &bridge, vlan, self.mtu)? {
+                Some(link) => Some(link),
+                None => return Ok(None),
+            },
+        };
+        if let Some(link) = &gateway
+            && !gateway::are_there(host, link, self.gateways)?
+        {
+            return Ok(None);
+        }
+        Ok(self.join(host, &bridge, undo)?.map(|veth| Connected { bridge, gateway, veth }))
+    }
+
+    /// Makes the pair, and puts its port under the plan's restraints, which include its VLANs: whoever gets the lock next
+    /// sees for which of them it needs a gateway. `None`: the bridge is gone.
+    fn join(&self, host: &mut Socket, bridge: &Bridge, undo: &mut Undo<'_>) -> Result<Option<Veth>, Error> {
+        plugin::step()?;
+        let veth = veth::create(host, self.attachment, bridge, self.netns, self.plan.mac, self.mtu, undo)?;
+        if let Some(veth) = &veth {
+            plugin::step()?;
+            port::restrain(host, self.plan, self.attachment, bridge, veth)?;
+        }
+        Ok(veth)
+    }
 }
 
 /// Masquerading and the spoof filter, in one transaction, before the pod can send.
@@ -267,9 +273,7 @@ fn describe(
     host: &mut Socket,
     call: &Call,
     plan: &Plan,
-    bridge: &Bridge,
-    veth: &Veth,
-    gateway_link: Option<GatewayLink>,
+    Connected { bridge, gateway, veth }: &Connected,
     result: &mut AddResult,
 ) -> Result<(), Error> {
     let mac_text = |mac: Option<link::Mac>| mac.map(host::mac::format).unwrap_or_default();
@@ -287,8 +291,8 @@ fn describe(
         interface(&veth.host_name, mac_text(Some(veth.host_mac)), ""),
         interface(&call.env.ifname, mac_text(Some(veth.pod_mac)), &call.env.netns),
     ];
-    if let Some((_, name, mac)) = gateway_link.filter(|(index, ..)| *index != bridge.index) {
-        result.interfaces.push(interface(&name, mac_text(mac), ""));
+    if let Some(link) = gateway.as_ref().filter(|link| link.vlan.is_some()) {
+        result.interfaces.push(interface(&link.name, mac_text(link.mac), ""));
     }
     if let Some(dns) = plan.dns.over_ipam() {
         result.dns = dns;

@@ -25,6 +25,8 @@ pub(crate) struct Bridge {
     pub(crate) index: u32,
     pub(crate) name: String,
     pub(crate) mac: Option<Mac>,
+    /// In bytes.
+    pub(crate) mtu: u32,
     /// Made by this plugin (by this call or an earlier one).
     pub(crate) is_ours: bool,
     /// In which VLAN its ports start, 0 for none.
@@ -203,6 +205,7 @@ fn describe(plan: &Plan, link: &Link) -> Bridge {
         index: link.index,
         name: plan.bridge.clone(),
         mac: link.mac,
+        mtu: link.mtu,
         is_ours: is_ours(link),
         default_vlan: state.default_vlan,
         stp: state.stp,

@@ -12,8 +12,8 @@ use netlink::nft::{Family, Nft, Rule};
 use netlink::route::{self, MAIN_TABLE, Route};
 use netlink::{Protocol, Socket, addr, bridge as ports, netconf};
 
-use crate::config::{MasqueradeBackend, Mtu, Plan, gateway_port};
-use crate::{bridge, gateway, iptables, masquerade, pod, reference, spoof};
+use crate::config::{self, MasqueradeBackend, Mtu, Plan};
+use crate::{bridge, gateway, gateway_port, iptables, masquerade, pod, reference, spoof};
 use ruleset::{NewElement, Skeleton, TABLE};
 
 /// `RT_SCOPE_LINK`.
@@ -135,37 +135,24 @@ fn check_port(host: &mut Socket, plan: &Plan, bridge: &Link, pod: &Link, ifname:
     if port.isolated != plan.isolated {
         return Err(differs(&what, &format!("isolation {}", on(port.isolated)), on(plan.isolated)));
     }
-    let wanted = plan.vlans.wanted();
-    if !wanted.is_empty() {
-        check_vlans(host, &link, bridge, &wanted, plan)?;
+    if !plan.vlans.wanted().is_empty() {
+        check_vlans(host, &link, bridge, plan)?;
     }
     Ok(link)
 }
 
-fn check_vlans(
-    host: &mut Socket,
-    port: &Link,
-    bridge: &Link,
-    wanted: &[ports::VlanRange],
-    plan: &Plan,
-) -> Result<(), Error> {
+/// The port is in the VLANs of the config, as that says, and in no other.
+fn check_vlans(host: &mut Socket, port: &Link, bridge: &Link, plan: &Plan) -> Result<(), Error> {
     let what = format!("VLANs of \"{}\"", port.name);
     let found = ports::vlans(host, port.index).map_err(|e| asking(&what, &e))?;
-    for range in wanted {
-        for id in range.first..=range.last {
-            let has = found.iter().any(|f| f.first == id && f.pvid == range.pvid && f.untagged == range.untagged);
-            if !has {
-                let kind = if range.pvid { "as access VLAN" } else { "tagged" };
-                return Err(differs(&what, &format!("not in VLAN {id}"), &format!("VLAN {id} {kind}")));
-            }
-        }
-    }
     let default = bridge.bridge.unwrap_or_default().default_vlan;
-    let is_wanted = wanted.iter().any(|r| (r.first..=r.last).contains(&default));
-    if plan.vlans.leaves_default() && !is_wanted && found.iter().any(|f| f.first == default) {
-        return Err(differs(&what, &format!("in VLAN {default}"), "not in the bridge's default VLAN"));
+    // The reference before its 1.8 knows no other way.
+    let may_keep_default =
+        plan.vlans.keep_default || !port.alias.as_deref().is_some_and(|a| a.starts_with("oxbridge "));
+    match plan.vlans.difference(&found, Some(default).filter(|_| may_keep_default)) {
+        Some((found, expected)) => Err(differs(&what, &found, &expected)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn check_mtu(host: &mut Socket, plan: &Plan, port: &Link, pod: &Link) -> Result<(), Error> {
@@ -294,12 +281,10 @@ fn check_gateways(host: &mut Socket, plan: &Plan, bridge: &Link, result: &AddRes
     let wanted = gateway::addresses(result);
     let link = match plan.vlans.access {
         None => bridge.clone(),
-        Some(vlan) => {
-            let name = gateway_port(&bridge.name, vlan);
-            link::by_name(host, &name).map_err(|e| asking(&name, &e))?.ok_or_else(|| {
-                differs(&format!("gateway port \"{name}\""), "no such link", "the gateway of the VLAN")
-            })?
-        }
+        Some(vlan) => gateway_port::check(host, bridge, vlan).map_err(|(found, expected)| {
+            let name = config::gateway_port(&bridge.name, vlan);
+            differs(&format!("gateway port \"{name}\""), &found, &expected)
+        })?,
     };
     let what = format!("addresses of \"{}\"", link.name);
     let found = addr::list(host, link.index).map_err(|e| asking(&what, &e))?;

@@ -14,7 +14,7 @@ use plugin::host_end;
 
 use crate::add::MADE_BY;
 use crate::config::DEFAULT_BRIDGE;
-use crate::{iptables, reference, rules};
+use crate::{gateway_port, iptables, reference, rules};
 
 pub(crate) fn del(call: &Call) -> Result<(), Error> {
     let attachment = call.attachment();
@@ -44,12 +44,14 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
     let addresses = known_addresses(&attachment, previous.as_ref(), found.addresses);
     // Kept open: closing it waits for a grace period, which then runs beside that of the link's deletion.
     let nft = remove_rules(&attachment, &addresses, &mut errors);
+    let on_bridge = found.link.as_ref().and_then(|link| link.master);
     if let Some(link) = found.link
         && let Err(error) = link::delete(&mut host, link.index)
     {
         errors.push(Error::internal(format!("failed to delete \"{}\": {error}", link.name)));
     }
     drop(nft);
+    remove_gateway_port(&mut host, on_bridge, &bridge);
     if let Err(error) = iptables::remove_from_xtables(&attachment, &addresses) {
         errors.push(error);
     }
@@ -60,6 +62,21 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
         errors.insert(0, error);
     }
     Error::first_of(errors)
+}
+
+/// Removes what only this pod needed of its VLAN: it is nothing of the attachment's, and no reason to fail.
+fn remove_gateway_port(host: &mut Socket, bridge: Option<u32>, name: &str) {
+    let link = match bridge {
+        Some(index) => link::by_index(host, index),
+        None => link::by_name(host, name),
+    };
+    let removed = link.map_err(|e| Error::internal(e.to_string())).and_then(|link| match link {
+        Some(bridge) => gateway_port::remove_unused(host, &bridge),
+        None => Ok(()),
+    });
+    if let Err(error) = removed {
+        host::syslog::warn("bridge", format_args!("removing the gateway of a VLAN without pods: {error}"));
+    }
 }
 
 /// What is left of the attachment's link.

@@ -1,13 +1,46 @@
-//! The gateway addresses on the bridge, and forwarding.
+//! The gateway addresses on the bridge or in a VLAN, and forwarding.
 
 use cni::{AddResult, Cidr, Error};
 use host::undo::Undo;
 use netlink::addr::{self, Address, Dad};
-use netlink::{Errno, Protocol, Socket, link, netconf};
+use netlink::link::{self, Mac};
+use netlink::{Errno, Protocol, Socket, netconf};
 
 use crate::bridge::{self, Bridge};
 use crate::config::Plan;
-use crate::lock;
+use crate::{gateway_port, lock};
+
+/// The link that has the gateways' addresses: the bridge, or that of a VLAN.
+#[derive(Debug, Clone)]
+pub(crate) struct GatewayLink {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) mac: Option<Mac>,
+    /// Made by this plugin (by this call or an earlier one).
+    pub(crate) is_ours: bool,
+    /// Index of the bridge.
+    pub(crate) bridge: u32,
+    /// `None`: it is the bridge.
+    pub(crate) vlan: Option<u16>,
+    /// Index and name of the port by which it takes part in the VLAN.
+    pub(crate) port: Option<(u32, String)>,
+}
+
+impl GatewayLink {
+    /// The bridge itself.
+    pub(crate) fn of(bridge: &Bridge) -> Self {
+        let Bridge { index, ref name, mac, is_ours, .. } = *bridge;
+        Self { index, name: name.clone(), mac, is_ours, bridge: index, vlan: None, port: None }
+    }
+
+    /// Whether no pod uses it.
+    fn is_unused(&self, socket: &mut Socket) -> netlink::Result<bool> {
+        match self.vlan {
+            None => bridge::is_unused(socket, self.bridge),
+            Some(vlan) => gateway_port::is_unused(socket, self.bridge, vlan, self.index),
+        }
+    }
+}
 
 /// The gateways of a result as they stand on the bridge, with their subnets' prefixes.
 pub(crate) fn addresses(result: &AddResult) -> Vec<Cidr> {
@@ -23,46 +56,43 @@ pub(crate) fn addresses(result: &AddResult) -> Vec<Cidr> {
     all
 }
 
-/// Puts the gateways on a link (the bridge, or the port of its VLAN). The caller holds the lock.
+/// Puts the gateways on their link. The caller holds the lock alone.
 pub(crate) fn ensure(
     socket: &mut Socket,
     plan: &Plan,
-    bridge: &Bridge,
-    link: (u32, &str),
+    link: &GatewayLink,
     wanted: &[Cidr],
     undo: &mut Undo<'_>,
 ) -> Result<(), Error> {
-    let (index, name) = link;
-    let present = present(socket, index, name)?;
+    let present = present(socket, link)?;
     let missing = missing(&present, wanted);
     let obstacles = obstacles(&present, &missing, wanted);
     for obstacle in &obstacles {
-        make_way(socket, plan, bridge, link, *obstacle, &missing, undo)?;
+        make_way(socket, plan, link, *obstacle, &missing, undo)?;
     }
     for cidr in &missing {
-        add(socket, bridge, index, name, (*cidr, !obstacles.is_empty()), undo)?;
+        add(socket, link, *cidr, !obstacles.is_empty(), undo)?;
     }
     // A bridge that we did not make may follow its ports' addresses; with a gateway on it it must not, or every pod
     // loses its gateway whenever a port comes or goes. Setting the present address pins it.
-    if let (false, false, Some(mac)) = (missing.is_empty(), bridge.is_ours, bridge.mac)
-        && index == bridge.index
-    {
-        link::set_mac(socket, index, mac)
+    if let (false, false, None, Some(mac)) = (missing.is_empty(), link.is_ours, link.vlan, link.mac) {
+        link::set_mac(socket, link.index, mac)
             .map_err(|e| Error::internal(format!("failed to set bridge addr: could not set bridge's mac: {e}")))?;
     }
     Ok(())
 }
 
-/// Whether the bridge has all of these gateways. Nothing is changed.
-pub(crate) fn are_there(socket: &mut Socket, bridge: &Bridge, wanted: &[Cidr]) -> Result<bool, Error> {
+/// Whether the link has all of these gateways. Nothing is changed.
+pub(crate) fn are_there(socket: &mut Socket, link: &GatewayLink, wanted: &[Cidr]) -> Result<bool, Error> {
     if wanted.is_empty() {
         return Ok(true);
     }
-    Ok(missing(&present(socket, bridge.index, &bridge.name)?, wanted).is_empty())
+    Ok(missing(&present(socket, link)?, wanted).is_empty())
 }
 
-fn present(socket: &mut Socket, index: u32, name: &str) -> Result<Vec<Address>, Error> {
-    addr::list(socket, index).map_err(|e| Error::internal(format!("failed to list the addresses of \"{name}\": {e}")))
+fn present(socket: &mut Socket, link: &GatewayLink) -> Result<Vec<Address>, Error> {
+    addr::list(socket, link.index)
+        .map_err(|e| Error::internal(format!("failed to list the addresses of \"{}\": {e}", link.name)))
 }
 
 fn missing(present: &[Address], wanted: &[Cidr]) -> Vec<Cidr> {
@@ -90,15 +120,15 @@ fn obstacles(present: &[Address], missing: &[Cidr], wanted: &[Cidr]) -> Vec<Addr
 fn make_way(
     socket: &mut Socket,
     plan: &Plan,
-    bridge: &Bridge,
-    (index, name): (u32, &str),
+    link: &GatewayLink,
     obstacle: Address,
     missing: &[Cidr],
     undo: &mut Undo<'_>,
 ) -> Result<(), Error> {
     let failed = |e: netlink::Error| Error::internal(format!("failed to set bridge addr: {e}"));
+    let (index, name) = (link.index, &link.name);
     // Nobody is behind the old address of a bridge without ports, and if it is ours nobody else put it there.
-    let is_free = bridge.is_ours && bridge::is_unused(socket, bridge.index).map_err(failed)?;
+    let is_free = link.is_ours && link.is_unused(socket).map_err(failed)?;
     if !plan.force_address && !is_free {
         let wanted: Vec<_> =
             missing.iter().filter(|m| m.is_ipv4() == obstacle.ip.is_ipv4()).map(ToString::to_string).collect();
@@ -132,27 +162,21 @@ fn make_way(
     Ok(())
 }
 
-fn add(
-    socket: &mut Socket,
-    bridge: &Bridge,
-    index: u32,
-    name: &str,
-    (cidr, replaced): (Cidr, bool),
-    undo: &mut Undo<'_>,
-) -> Result<(), Error> {
+fn add(socket: &mut Socket, link: &GatewayLink, cidr: Cidr, replaced: bool, undo: &mut Undo<'_>) -> Result<(), Error> {
+    let (index, name) = (link.index, &link.name);
     let added = addr::add(socket, index, cidr.addr(), cidr.prefix(), Dad::Skip);
     if added.as_ref().is_err_and(|error| error.is(Errno::EEXIST)) {
         return Ok(());
     }
     // Also where it was not certainly refused: an answer that gets lost says nothing.
-    let bridge = bridge.index;
+    let link = link.clone();
     undo.push("removing the gateway address", move || -> Result<(), Error> {
         let failed = |e: netlink::Error| Error::internal(e.to_string());
         let _lock = lock::bridges()?;
         let mut socket = Socket::open(Protocol::Route).map_err(failed)?;
         // Another pod may rely on it by now; then it is part of the bridge. Not one that this call replaced by force:
         // its pods were there before.
-        if !bridge::is_unused(&mut socket, bridge).map_err(failed)? && !replaced {
+        if !link.is_unused(&mut socket).map_err(failed)? && !replaced {
             return Ok(());
         }
         match addr::delete(&mut socket, index, cidr.addr(), cidr.prefix()) {

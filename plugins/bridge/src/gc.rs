@@ -8,7 +8,7 @@ use netlink::nft::Element;
 use netlink::{Protocol, Socket};
 use plugin::gc::Valid;
 
-use crate::{iptables, reference, rules};
+use crate::{gateway_port, iptables, reference, rules};
 
 pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     let mut errors = Vec::new();
@@ -54,6 +54,7 @@ fn remove_links(valid: &Valid) -> Vec<Error> {
             errors.extend(deleted.err().map(|e| Error::internal(format!("failed to delete \"{}\": {e}", link.name))));
         }
     }
+    errors.extend(gateway_port::remove_unused_everywhere(&mut host).err());
     errors
 }
 

@@ -7,6 +7,7 @@ mod config;
 mod del;
 mod dns;
 mod gateway;
+mod gateway_port;
 mod gc;
 mod iptables;
 mod lock;

@@ -1,17 +1,21 @@
-//! What attachments have left in our tables whose link is gone and for which no DEL came.
+//! What attachments have left whose link is gone and for which no DEL came: in our tables, and gateways of VLANs.
 
 use std::collections::HashSet;
 
 use cni::Error;
 use cni::attachment::read_identity;
 use netlink::nft::{Element, Nft};
+use netlink::{Protocol, Socket};
 use plugin::orphans::{self, Orphans};
 
-use crate::rules;
+use crate::{gateway_port, rules};
 
 /// Looks for it, once a minute at most, and removes it: whatever is in our sets is of an attachment that had a link.
 pub(crate) fn sweep() {
     orphans::sweep("bridge", || {
+        let socket =
+            Socket::open(Protocol::Route).map_err(|e| Error::internal(format!("failed to ask for links: {e}")));
+        gateway_port::remove_unused_everywhere(&mut socket?)?;
         let Some(mut nft) = ruleset::open()? else { return Ok(()) };
         let owners = owners(&mut nft).map_err(|e| Error::internal(format!("failed to read nf_tables: {e}")))?;
         let gone = Orphans::among(owners)?;

@@ -57,14 +57,18 @@ pub(crate) fn set_up(socket: &mut Socket, veth: &Veth) -> Result<(), Error> {
         .map_err(|e| Error::internal(format!("failed to set \"{}\" up: {e}", veth.host_name)))
 }
 
-/// Waits until the port carries the pod's packets.
-pub(crate) fn wait_until_forwarding(socket: &mut Socket, veth: &Veth, bridge: &Bridge) -> Result<(), Error> {
-    let failed = |e: netlink::Error| Error::internal(format!("failed to look at \"{}\": {e}", veth.host_name));
+/// Waits until a port, the pod's or the gateway's, carries packets.
+pub(crate) fn wait_until_forwarding(
+    socket: &mut Socket,
+    (index, name): (u32, &str),
+    bridge: &Bridge,
+) -> Result<(), Error> {
+    let failed = |e: netlink::Error| Error::internal(format!("failed to look at \"{name}\": {e}"));
     let mut is_learning = false;
     let is_ready = || -> Result<Option<()>, Error> {
-        let link = link::by_index(socket, veth.host).map_err(failed)?;
+        let link = link::by_index(socket, index).map_err(failed)?;
         let Some(link) = link else {
-            return Err(Error::internal(format!("host link \"{}\" vanished while it was set up", veth.host_name)));
+            return Err(Error::internal(format!("host link \"{name}\" vanished while it was set up")));
         };
         // With the spanning tree protocol a port listens and learns for half a minute first; that is its operator's wish.
         let forwards = bridge.stp || link.port.is_some_and(|p| p.forwarding);
@@ -74,9 +78,9 @@ pub(crate) fn wait_until_forwarding(socket: &mut Socket, veth: &Veth, bridge: &B
     wait::until(PATIENCE, || Monitor::links().map_err(failed), failed, is_ready)?.ok_or_else(|| {
         Error::new(
             cni::code::TRY_AGAIN,
-            format!("bridge port in error state: \"{}\" does not forward after {PATIENCE:?}", veth.host_name),
+            format!("bridge port in error state: \"{name}\" does not forward after {PATIENCE:?}"),
         )
-        .with_details(format!("see `bridge -d link show dev {}`: is \"{}\" up?", veth.host_name, bridge.name))
+        .with_details(format!("see `bridge -d link show dev {name}`: is \"{}\" up?", bridge.name))
     })?;
     if is_learning {
         let text = format!(

@@ -4,7 +4,7 @@ use cni::{Call, Error, code, delegate};
 use netlink::nft::{Family, Nft};
 use netlink::{Protocol, Socket};
 
-use crate::config::{MasqueradeBackend, Plan};
+use crate::config::{Families, MasqueradeBackend, Plan};
 use crate::{bridge, iptables};
 
 pub(crate) fn status(call: &Call) -> Result<(), Error> {
@@ -15,23 +15,23 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
     if let Some(link) = bridge::get(&mut host, &plan.bridge).map_err(plugin::unavailable)? {
         bridge::refuse_foreign(&plan, mtu, &link).map_err(plugin::unavailable)?;
     }
-    let (native, by_program) = match plan.masquerade {
-        Some((_, MasqueradeBackend::Nftables)) => (true, None),
-        Some((families, MasqueradeBackend::Iptables)) => (false, Some(families)),
-        None => (false, None),
-    };
-    if native || plan.check_mac {
-        Nft::open().and_then(|mut nft| nft.generation()).map_err(|e| {
-            Error::new(
-                code::NOT_AVAILABLE,
-                format!("ipMasq and macspoofchk need nf_tables, which the kernel refuses: {e}"),
-            )
-            .with_details("load the module nf_tables, or set ipMasqBackend to \"iptables\"")
-        })?;
+    // IPv4's is needed in any case but one; IPv6's only by pods that have an IPv6 address.
+    let family = |families: Families| if families.v4 { Family::Ip } else { Family::Ip6 };
+    match plan.masquerade {
+        Some((families, MasqueradeBackend::Nftables)) => {
+            Nft::open().and_then(|mut nft| ruleset::is_possible(&mut nft, family(families), true)).map_err(|e| {
+                refused("ipMasq", &e).with_details(
+                    "load the modules nf_tables, nft_chain_nat and nft_masq, or set ipMasqBackend to \"iptables\"",
+                )
+            })?;
+        }
+        Some((families, MasqueradeBackend::Iptables)) => iptables::ensure_installed(family(families))?,
+        None => {}
     }
-    if let Some(families) = by_program {
-        // IPv4's is needed in any case but one; IPv6's only by pods that have an IPv6 address.
-        iptables::ensure_installed(if families.v4 { Family::Ip } else { Family::Ip6 })?;
+    if plan.check_mac {
+        Nft::open()
+            .and_then(|mut nft| nft.generation())
+            .map_err(|e| refused("macspoofchk", &e).with_details("load the module nf_tables"))?;
     }
     match &plan.ipam {
         // Missing or failing: pods cannot start.
@@ -41,4 +41,8 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
         }
         None => Ok(()),
     }
+}
+
+fn refused(what: &str, error: &netlink::Error) -> Error {
+    Error::new(code::NOT_AVAILABLE, format!("{what} needs nf_tables, which the kernel refuses: {error}"))
 }

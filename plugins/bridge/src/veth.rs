@@ -7,15 +7,12 @@ use cni::attachment::MAX_HOST_IFNAME_ATTEMPTS;
 use cni::{Attachment, Error};
 use host::netns::NetNs;
 use host::undo::Undo;
-use netlink::bridge::{VlanRange, push_vlans};
 use netlink::link::{self, Link, Mac, NewVeth};
 use netlink::monitor::Monitor;
-use netlink::wire::Request;
 use netlink::{Errno, Protocol, Socket};
 use plugin::host_end;
 
-use crate::bridge::{Bridge, GATEWAY_PORT_MARK, refuse_advertisements};
-use crate::config::{Plan, gateway_port};
+use crate::bridge::Bridge;
 use crate::wait;
 
 /// A namespace that was just destroyed takes its links along after a grace period of some ten milliseconds.
@@ -122,80 +119,6 @@ pub(crate) fn create(
 /// The link that was made with this name and address; another's of the same name is none of ours.
 fn made(socket: &mut Socket, name: &str, mac: Mac) -> netlink::Result<Option<Link>> {
     Ok(link::by_name(socket, name)?.filter(|l| l.mac == Some(mac)))
-}
-
-/// Makes sure that the host takes part in a VLAN by a port of its own, `<bridge>.<vlan>`, which has the gateway's
-/// addresses. Returns its index, name and MAC. The caller holds the lock.
-pub(crate) fn ensure_gateway_port(
-    socket: &mut Socket,
-    plan: &Plan,
-    bridge: &Bridge,
-    vlan: u16,
-    mtu: Option<u32>,
-    undo: &mut Undo<'_>,
-) -> Result<(u32, String, Option<Mac>), Error> {
-    let name = gateway_port(&bridge.name, vlan);
-    let failed = |e: netlink::Error| Error::internal(format!("failed to make the gateway port \"{name}\": {e}"));
-    if let Some(link) = link::by_name(socket, &name).map_err(failed)? {
-        if !link.is("veth") {
-            return Err(Error::internal(format!(
-                "\"{name}\" already exists, but is no port of bridge \"{}\"",
-                bridge.name
-            ))
-            .with_details("the gateway of a VLAN needs this name: rename that link, or name another bridge"));
-        }
-        refuse_advertisements(&link);
-        if !link.is_up() {
-            link::set_up(socket, link.index).map_err(failed)?;
-        }
-        return Ok((link.index, name, link.mac));
-    }
-    // Named after bridge and VLAN, so that whoever looks for it finds it.
-    let port = Attachment { network: bridge.name.clone(), container_id: "gateway".to_owned(), ifname: name.clone() };
-    let port_name = port.host_ifname(0);
-    let peer_mac = host::mac::random().map_err(|e| failed(e.into()))?;
-    let new = NewVeth {
-        host_name: &port_name,
-        host_mac: port.host_mac(),
-        master: Some(bridge.index),
-        peer_name: &name,
-        peer_mac,
-        peer_netns: None,
-        mtu,
-    };
-    let created = link::create_veth(socket, &new);
-    if let Err(error) = &created
-        && link::is_taken(error)
-    {
-        return Err(failed(error.clone()));
-    }
-    let (undone, host_mac, on) = (port_name.clone(), port.host_mac(), bridge.index);
-    undo.push("removing the gateway port", move || -> Result<(), Error> {
-        let failed = |e: netlink::Error| Error::internal(e.to_string());
-        let _lock = crate::lock::bridges()?;
-        let mut socket = Socket::open(Protocol::Route).map_err(failed)?;
-        match made(&mut socket, &undone, host_mac).map_err(failed)? {
-            // Another pod of the VLAN may rely on it by now.
-            Some(link) if crate::bridge::is_unused(&mut socket, on).map_err(failed)? => {
-                link::delete(&mut socket, link.index).map_err(failed)
-            }
-            _ => Ok(()),
-        }
-    });
-    created.map_err(failed)?;
-    let end = made(socket, &port_name, host_mac).map_err(failed)?.ok_or_else(|| failed(Errno::ENODEV.into()))?;
-    let index = end.index;
-    let default = VlanRange::access(bridge.default_vlan);
-    let leave = Some(default).filter(|_| !plan.vlans.keep_default && bridge.default_vlan != 0);
-    let gateway = end.peer.ok_or_else(|| failed(Errno::ENODEV.into()))?;
-    link::by_index(socket, gateway).map_err(failed)?.iter().for_each(|link| _ = refuse_advertisements(link));
-    let mut request = Request::new();
-    link::push_alias(&mut request, index, &format!("{GATEWAY_PORT_MARK} of {}", bridge.name));
-    push_vlans(&mut request, index, leave.as_slice(), &[VlanRange::access(vlan)]);
-    link::push_up(&mut request, index);
-    link::push_up(&mut request, gateway);
-    socket.transact(&request, |_| ()).map_err(failed)?;
-    Ok((gateway, name, Some(peer_mac)))
 }
 
 fn taken(ifname: &str) -> Error {

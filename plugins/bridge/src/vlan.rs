@@ -52,9 +52,38 @@ impl Vlans {
         [VlanRange::access(untagged)].into_iter().chain(tagged).collect()
     }
 
+    /// What is found otherwise on a port, and what is expected; `None` if it is in the right VLANs. `tolerated`: a VLAN in
+    /// which it may be as well.
+    pub(crate) fn difference(&self, found: &[VlanRange], tolerated: Option<u16>) -> Option<(String, String)> {
+        let wanted = self.wanted();
+        let state = |all: &[VlanRange], id: u16| all.iter().find(|r| (r.first..=r.last).contains(&id)).copied();
+        let is_same = |a: VlanRange, b: VlanRange| a.pvid == b.pvid && a.untagged == b.untagged;
+        (1..=MAX_ID).filter_map(|id| u16::try_from(id).ok()).find_map(|id| {
+            match (state(&wanted, id), state(found, id)) {
+                (None, None) => None,
+                (Some(wanted), Some(found)) if is_same(wanted, found) => None,
+                (Some(wanted), found) => Some((kind(id, found), kind(id, Some(wanted)))),
+                (None, Some(_)) if tolerated == Some(id) => None,
+                (None, found) => Some((kind(id, found), kind(id, None))),
+            }
+        })
+    }
+
     /// Whether the port leaves the bridge's default VLAN.
     pub(crate) fn leaves_default(&self) -> bool {
         !self.keep_default && !self.wanted().is_empty()
+    }
+}
+
+/// How a port is in a VLAN, as `bridge vlan` says it.
+fn kind(id: u16, range: Option<VlanRange>) -> String {
+    match range {
+        None => format!("not in VLAN {id}"),
+        Some(VlanRange { pvid: false, untagged: false, .. }) => format!("VLAN {id} tagged"),
+        Some(VlanRange { pvid, untagged, .. }) => {
+            let (pvid, egress) = (if pvid { " PVID" } else { "" }, if untagged { " Egress Untagged" } else { "" });
+            format!("VLAN {id}{pvid}{egress}")
+        }
     }
 }
 
@@ -139,6 +168,23 @@ mod tests {
         let vlans = Vlans::new(0, Some(&[]), false).unwrap();
         assert!(vlans.filtering && vlans.wanted().is_empty() && !vlans.leaves_default());
         assert!(!Vlans::new(0, None, false).unwrap().filtering);
+    }
+
+    #[test]
+    fn whatever_differs_on_a_port_is_named() {
+        let vlans = Vlans::new(100, Some(&[item(Some(200), Some(300), None)]), false).unwrap();
+        let differs = |found: &[VlanRange], tolerated| vlans.difference(found, tolerated).map(|(found, _)| found);
+        let (access, trunk) = (VlanRange::access(100), VlanRange::tagged(200, 300));
+        assert_eq!(differs(&[access, trunk], None), None);
+        assert_eq!(differs(&[access, VlanRange::tagged(200, 299)], None).unwrap(), "not in VLAN 300");
+        assert_eq!(differs(&[access, trunk, VlanRange::tagged(7, 9)], None).unwrap(), "VLAN 7 tagged");
+        let untagged = VlanRange { pvid: false, ..VlanRange::access(1) };
+        assert_eq!(differs(&[untagged, access, trunk], None).unwrap(), "VLAN 1 Egress Untagged");
+        assert_eq!(differs(&[untagged, access, trunk], Some(1)), None);
+        let no_pvid = VlanRange { pvid: false, ..access };
+        let (found, expected) = vlans.difference(&[no_pvid, trunk], None).unwrap();
+        assert_eq!((&*found, &*expected), ("VLAN 100 Egress Untagged", "VLAN 100 PVID Egress Untagged"));
+        assert_eq!(differs(&[VlanRange::tagged(100, 100), trunk], None).unwrap(), "VLAN 100 tagged");
     }
 
     #[test]

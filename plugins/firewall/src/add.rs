@@ -161,10 +161,9 @@ fn install_elements(
     sources: &[IpAddr],
     is_again: bool,
 ) -> Result<(), Error> {
-    if plan.settings.backend != Backend::Nftables
-        && policy.is_empty()
-        && nft.generation().is_err_and(|e| ruleset::is_unsupported(&e))
-    {
+    let is_impossible =
+        |family| ruleset::is_possible(nft, family, false).is_err_and(|error| ruleset::is_unsupported(&error));
+    if plan.settings.backend != Backend::Nftables && policy.is_empty() && plan.families().any(is_impossible) {
         // iptables and firewalld have worked without nf_tables before; only DEL then needs the result of ADD.
         return Ok(());
     }

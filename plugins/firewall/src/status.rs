@@ -13,12 +13,10 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
     let needs_nf_tables = settings.policy != Policy::Open || settings.backend == Backend::Nftables;
     let refused = |error: &dyn Display| {
         Error::new(code::NOT_AVAILABLE, format!("pods are let in by nf_tables, which the kernel refuses: {error}"))
-            .with_details("load the module nf_tables")
+            .with_details("load the module nf_tables, or set backend to \"iptables\" and no policy")
     };
     let mut nft = add::open().map_err(|e| refused(&e.msg))?;
-    if let Err(error) = nft.generation()
-        && needs_nf_tables
-    {
+    if needs_nf_tables && let Err(error) = ruleset::is_possible(&mut nft, Family::Ip, false) {
         return Err(refused(&error));
     }
     can_let_in(&mut nft, &settings, Family::Ip).map_err(plugin::unavailable)?;

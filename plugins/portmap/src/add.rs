@@ -7,10 +7,11 @@ use host::undo::Undo;
 use netlink::link::Link;
 use netlink::nft::Nft;
 use netlink::{Protocol, Socket};
+use plugin::host_end;
 
 use crate::config::{Backend, Plan, Target};
 use crate::native::addresses::Host;
-use crate::native::owner::{self, Owner};
+use crate::native::owner::Owner;
 use crate::pod::Pod;
 use crate::{flows, hairpin, holders, iptables, listeners, localnet, native, reference};
 
@@ -29,7 +30,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
         return Ok(());
     }
     let mut route = open(Protocol::Route)?;
-    let link = owner::host_link(&mut route, &attachment).map_err(|e| failed("look for the pod's host link", &e))?;
+    let link = host_end::find(&mut route, &attachment).map_err(|e| failed("look for the pod's host link", &e))?;
     plugin::step()?;
 
     // What fails below drops the sockets last: closing one waits for what was removed.
@@ -52,7 +53,7 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
             nft = ruleset::open()?;
             if let Some(nft) = &mut nft {
                 holders::refuse_for_any(nft, &attachment, &targets)?;
-                native::make_way(nft, &mut route, &request, &plan)?;
+                native::make_way(nft, &request, &plan)?;
             }
             undo_by(&mut undo, &pod, &plan, &made);
             for target in &targets {

@@ -4,10 +4,10 @@ use cni::{Attachment, Call, Error};
 use netlink::Protocol;
 use netlink::link::Link;
 use netlink::nft::Nft;
+use plugin::host_end;
 
 use crate::add::{failed, open};
 use crate::config::{Backend, Plan, Target};
-use crate::native::owner;
 use crate::{guard, hairpin, iptables, localnet, native, reference};
 
 pub(crate) fn check(call: &Call) -> Result<(), Error> {
@@ -41,7 +41,7 @@ pub(crate) fn check(call: &Call) -> Result<(), Error> {
         has_way |= target.plan.snat
             && localnet::has_link(&mut route, target).map_err(|e| failed("look for the route to the pod", &e))?;
     }
-    let link = owner::host_link(&mut route, &attachment).map_err(|e| failed("look for the pod's host link", &e))?;
+    let link = host_end::find(&mut route, &attachment).map_err(|e| failed("look for the pod's host link", &e))?;
     if plan.backend == Backend::Iptables
         && has_way
         && let Some(what) = guard::missing(link.is_some())?

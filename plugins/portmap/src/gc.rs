@@ -8,9 +8,10 @@ use cni::{Call, Error};
 use netlink::nft::Nft;
 use netlink::{Protocol, Socket};
 use plugin::gc::Valid;
+use plugin::host_end;
 use ruleset::Found;
 
-use crate::native::{UdpPorts, owner};
+use crate::native::UdpPorts;
 use crate::{flows, native, reference};
 
 pub(crate) fn gc(call: &Call) -> Result<(), Error> {
@@ -57,7 +58,8 @@ fn tell(removed: &[Found]) {
     let comments: BTreeSet<&str> = removed.iter().filter_map(|found| found.element.comment.as_deref()).collect();
     for comment in comments {
         let Some(identity) = read_identity(comment) else { continue };
-        let is_up = owner::link_of(&mut route, &identity).ok().flatten().is_some_and(|link| link.is_operational);
+        let is_up =
+            host_end::find_by_identity(&mut route, &identity).ok().flatten().is_some_and(|link| link.is_operational);
         if is_up {
             let text = format!("GC removes the ports of {comment}, whose interface was still up");
             host::syslog::notice("portmap", &text);

@@ -9,10 +9,15 @@ use crate::iptables;
 pub(crate) fn status(call: &Call) -> Result<(), Error> {
     let plan = Plan::new(call).map_err(plugin::unavailable)?;
     match plan.backend {
-        Backend::Nftables => Nft::open().and_then(|mut nft| nft.generation()).map(drop).map_err(|e| {
-            Error::new(code::NOT_AVAILABLE, format!("published ports need nf_tables, which the kernel refuses: {e}"))
-                .with_details("load the module nf_tables, or set backend to \"iptables\"")
-        }),
+        Backend::Nftables => {
+            Nft::open().and_then(|mut nft| ruleset::is_possible(&mut nft, Family::Ip, true)).map_err(|e| {
+                Error::new(
+                    code::NOT_AVAILABLE,
+                    format!("published ports need nf_tables, which the kernel refuses: {e}"),
+                )
+                .with_details("load the modules nf_tables and nft_chain_nat, or set backend to \"iptables\"")
+            })
+        }
         // IPv6's is needed only by pods that have an IPv6 address.
         Backend::Iptables => iptables::ensure_installed(Family::Ip),
     }

@@ -97,6 +97,8 @@ impl Record {
             boot_id: self.link.boot_id.as_deref(),
             made_at: UNIX_EPOCH.checked_add(Duration::from_secs(self.time)).unwrap_or(UNIX_EPOCH),
             by_bridge: here.is_some() && self.bridge_netns_cookie == here,
+            // bridge has answered before tuning is called.
+            maker: None,
         }
     }
 

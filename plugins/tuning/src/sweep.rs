@@ -3,11 +3,12 @@
 //! One goes if our record of it says that its attachment is [certainly gone](plugin::liveness). All others stay, those of
 //! the reference among them: nothing is known about them.
 
-use cni::Call;
 use cni::attachment::sha512_hex;
+use cni::{Call, Error};
 use host::netns::own_cookie;
 use host::syslog;
 use plugin::liveness::{Present, Verdict};
+use plugin::orphans;
 
 use crate::backup::Store;
 use crate::config::Plan;
@@ -16,13 +17,13 @@ use crate::config::Plan;
 /// What fails is told and tried again by the next.
 pub(crate) fn sweep(call: &Call, plan: &Plan) {
     let store = Store::new(plan.data_dir.clone());
-    if store.keeps_records()
-        && host::sweep::is_due(&format!("tuning-{}", sha512_hex(&store.folder().to_string_lossy(), 8)))
-        && let Err(error) = remove_abandoned(call, &store)
-    {
-        let folder = store.folder().display();
-        syslog::warn("tuning", format_args!("looking in {folder} for backups of pods that are gone: {error}"));
+    if !store.keeps_records() {
+        return;
     }
+    let folder = store.folder().to_string_lossy();
+    orphans::sweep_place("tuning", &format!("tuning-{}", sha512_hex(&folder, 8)), || {
+        remove_abandoned(call, &store).map_err(|e| Error::internal(format!("backups in {folder}: {e}")))
+    });
 }
 
 fn remove_abandoned(call: &Call, store: &Store) -> std::io::Result<()> {

@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use crate::{Host, NetNs, Place};
+use crate::{Host, NetNs, Place, kernel::Part};
 
 /// The host's link to the outside, and its default route.
 pub const UPLINK: &str = "uplink";
@@ -21,17 +21,22 @@ pub(crate) fn connect(host: &Host) -> NetNs {
     let outside = NetNs::new();
     // Not by the root of the host's own user namespace, if it has one: that has no say outside.
     host.netns().run(&format!("ip link add {UPLINK} type veth peer name eth0 netns {}", outside.path()));
-    without_dad(&outside, "eth0");
-    without_dad(host, UPLINK);
+    let v6 = Part::Ipv6.works();
+    if v6 {
+        without_dad(&outside, "eth0");
+        without_dad(host, UPLINK);
+        outside.run(&format!("ip address add {SERVER6}/64 dev eth0 nodad"));
+        host.run(&format!("ip address add {HOST6}/64 dev {UPLINK} nodad"));
+    }
     outside.run(&format!("ip address add {SERVER4}/24 dev eth0"));
-    outside.run(&format!("ip address add {SERVER6}/64 dev eth0 nodad"));
     outside.run("ip link set eth0 up");
     outside.run("ip link set lo up");
     host.run(&format!("ip address add {HOST4}/24 dev {UPLINK}"));
-    host.run(&format!("ip address add {HOST6}/64 dev {UPLINK} nodad"));
     host.run(&format!("ip link set {UPLINK} up"));
     host.run(&format!("ip route add default via {SERVER4}"));
-    host.run(&format!("ip -6 route add default via {SERVER6}"));
+    if v6 {
+        host.run(&format!("ip -6 route add default via {SERVER6}"));
+    }
     outside
 }
 

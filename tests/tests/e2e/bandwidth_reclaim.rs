@@ -43,7 +43,7 @@ fn the_ifb_of_a_pod_that_is_gone_is_taken_back() {
         let of_alive = attach_limited(&host, &alive);
         let [end, _] = links(&attach_limited(&host, &renamed));
         host.run(&format!("ip link set dev {end} down"));
-        host.run(&format!("ip link set dev {end} name renamed0"));
+        host.rename(&end, "renamed0");
         // Those of which nobody says whom they serve.
         host.run("ip link add bwp0123456789ab type ifb");
         host.run("ip link add operators type ifb");

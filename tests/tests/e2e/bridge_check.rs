@@ -188,7 +188,7 @@ fn notices_that_nothing_reaches_the_gateway() {
 fn notices_a_lost_link() {
     case(|| {
         notices(&config::bridge(), |_, pod, _| _ = pod.run("ip link del eth0"), "");
-        notices(&config::bridge(), |_, pod, _| _ = pod.run("ip link set eth0 down name eth7"), "eth0");
+        notices(&config::bridge(), |_, pod, _| pod.rename("eth0", "eth7"), "eth0");
         notices(&config::bridge(), |host, _, port| _ = host.run(&format!("ip link set {port} nomaster")), BRIDGE);
         notices(&config::layer2(), |_, pod, _| _ = pod.run("ip link del eth0"), "");
     });

@@ -137,15 +137,18 @@ fn with_another_networks_pod_at_the_path() {
 #[test]
 fn after_the_interface_was_renamed_or_removed() {
     case(|| {
-        for line in ["ip link set eth0 down name eth7", "ip link del eth0", "ip address flush dev eth0"] {
+        for damage in ["renamed", "ip link del eth0", "ip address flush dev eth0"] {
             let host = Host::new();
             let before = host.warm_up(&config::everything());
             let pod = host.pod();
             host.plugin("bridge").pod(&pod).config(&config::everything()).add().ok();
-            pod.run(line);
+            match damage {
+                "renamed" => pod.rename("eth0", "eth7"),
+                line => _ = pod.run(line),
+            }
             host.plugin("bridge").pod(&pod).config(&config::everything()).del().ok();
             let diff = before.diff(&host.snapshot());
-            assert!(diff.is_empty(), "after `{line}`:\n{diff}");
+            assert!(diff.is_empty(), "after {damage}:\n{diff}");
             assert_eq!(pod.json("ip -j link").as_array().unwrap().len(), 1, "only lo is left in the pod");
         }
     });
@@ -155,7 +158,7 @@ fn after_the_interface_was_renamed_or_removed() {
 fn after_the_hosts_end_was_removed_or_unplugged() {
     case(|| {
         for line in ["ip link del PORT", "ip link set PORT nomaster"] {
-            delete_after_damage(line);
+            delete_after_damage(line, |host, port| _ = host.run(&line.replace("PORT", port)));
         }
     });
 }
@@ -163,20 +166,23 @@ fn after_the_hosts_end_was_removed_or_unplugged() {
 #[test]
 fn after_the_hosts_end_was_renamed() {
     case(|| {
-        delete_after_damage("ip link set PORT down name other");
-        delete_after_damage("ip link set PORT name other nomaster");
+        delete_after_damage("renamed", |host, port| host.rename(port, "other"));
+        delete_after_damage("renamed and unplugged", |host, port| {
+            host.rename(port, "other");
+            host.run("ip link set other nomaster");
+        });
     });
 }
 
-fn delete_after_damage(line: &str) {
+fn delete_after_damage(what: &str, damage: impl FnOnce(&Host, &str)) {
     let host = Host::new();
     let before = host.warm_up(&config::everything());
     let pod = host.pod();
     let result = host.plugin("bridge").pod(&pod).config(&config::everything()).add().result();
-    host.run(&line.replace("PORT", result["interfaces"][1]["name"].as_str().unwrap()));
+    damage(&host, result["interfaces"][1]["name"].as_str().unwrap());
     host.plugin("bridge").pod(&pod).config_with(&config::everything(), &result).del().ok();
     let diff = before.diff(&host.snapshot());
-    assert!(diff.is_empty(), "after `{line}`:\n{diff}");
+    assert!(diff.is_empty(), "{what}:\n{diff}");
 }
 
 #[test]

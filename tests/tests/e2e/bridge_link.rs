@@ -109,7 +109,8 @@ fn a_bridge_of_somebody_else_keeps_its_mac_once_it_has_the_gateway() {
 fn the_hosts_end_of_a_veth_has_a_mac_that_udev_leaves_alone() {
     case(|| {
         let host = Host::new();
-        add(&host, &host.pod(), &config::bridge());
+        let pod = host.pod();
+        add(&host, &pod, &config::bridge());
         assert_eq!(assign_type(&host, port_of(&host)["ifname"].as_str().unwrap()), "3");
     });
 }
@@ -249,7 +250,8 @@ fn hairpin_and_isolation_are_flags_of_the_port() {
         for (hairpin, isolated) in [(false, false), (true, false), (false, true), (true, true)] {
             let host = Host::new();
             let config = with(&config::bridge(), json!({ "hairpinMode": hairpin, "portIsolation": isolated }));
-            add(&host, &host.pod(), &config);
+            let pod = host.pod();
+            add(&host, &pod, &config);
             let port = &port_of(&host)["linkinfo"]["info_slave_data"];
             assert_eq!((&port["hairpin"], &port["isolated"]), (&json!(hairpin), &json!(isolated)));
         }

@@ -280,7 +280,7 @@ impl Case<'_> {
         match interface {
             Interface::There => {}
             Interface::Gone => _ = pod.run("ip link del eth0"),
-            Interface::Renamed => _ = pod.run("ip link set eth0 down name eth7"),
+            Interface::Renamed => pod.rename("eth0", "eth7"),
         }
         let pod = if namespace == Namespace::Gone { host.end(pod) } else { pod };
         if namespace == Namespace::Unmounted {

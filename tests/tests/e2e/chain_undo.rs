@@ -1,14 +1,14 @@
-//! Each chained plugin's ADD that fails or is ended, wherever that happens: it undoes what it made, or DEL does.
+//! Each chained plugin's ADD that fails: it undoes what it made, or DEL does. (Faults at every system call are a test program
+//! of their own.)
 
 use std::{process::Stdio, thread};
 
 use serde_json::{Value, json};
 use tests::{
-    Call, Host, Place, Pod, Reply, Snapshot, case,
+    Call, Host, Place, Pod, Snapshot, case,
     chained::{self, Chain, attributes, bandwidth, everything, firewall, portmap, tuning},
     config::{self, with},
     plugin::{full, unread},
-    settings,
     traffic::assert_reaches,
 };
 
@@ -170,82 +170,6 @@ fn whatever_a_second_add_does_del_leaves_nothing() {
             }
             attached.del("two ADDs");
         }
-    });
-}
-
-/// Runs ADD with `what` happening at its first request to the kernel, then at its second, and so on, until it gets
-/// through; `after` judges each.
-fn at_each_request(plugin: &Value, what: &str, after: impl Fn(&Attached<'_>, &Reply, usize)) {
-    let host = Host::new();
-    let attached = Attached::new(&host, plugin);
-    if host.try_run("strace -V").is_err() {
-        tests::skip("there is no strace");
-    }
-    if settings::is_reference() {
-        tests::skip("it has threads: which request is the next is not known");
-    }
-    const CALLS: &str = "sendto,sendmsg,openat,rename,renameat,renameat2,linkat,unlink,unlinkat,mkdir,pwrite64";
-    for number in 1.. {
-        let inject = format!("inject={CALLS}:{what}:when={number}");
-        let trace = format!("trace={CALLS}");
-        let strace = ["strace", "-qq", "-e", &trace, "-e", &inject, "-o", "/run/test/trace"];
-        let reply = attached.call().under(&strace).add();
-        let reached = host.read("/run/test/trace").unwrap().lines().count() >= number;
-        after(&attached, &reply, number);
-        if !reached {
-            assert!(number > 5, "{plugin}: it came to {number} requests only");
-            return;
-        }
-    }
-}
-
-fn each(what: &str, after: impl Fn(&Attached<'_>, &Reply, usize) + Sync) {
-    thread::scope(|s| {
-        let tests: Vec<_> = plugins()
-            .into_iter()
-            .map(|plugin| {
-                let after = &after;
-                s.spawn(move || at_each_request(&plugin, what, after))
-            })
-            .collect();
-        // The first that fails tells; a skip is all the same for each.
-        tests.into_iter().for_each(|test| test.join().unwrap_or_else(|cause| std::panic::resume_unwind(cause)));
-    });
-}
-
-#[test]
-fn killed_at_any_request_del_cleans() {
-    case(|| each("signal=KILL", |attached, _, number| attached.del(&format!("killed at request {number}"))));
-}
-
-#[test]
-fn told_to_end_at_any_request_add_undoes_or_succeeds() {
-    case(|| {
-        each("signal=TERM", |attached, reply, number| {
-            // Before its `main` begins a program can be ended by anything.
-            if reply.status.code().is_some() && !reply.status.success() {
-                reply.failure();
-            }
-            if !reply.status.success() {
-                attached.assert_as_before(&format!("SIGTERM at request {number}"));
-            }
-            attached.del(&format!("SIGTERM at request {number}"));
-        });
-    });
-}
-
-#[test]
-fn refused_at_any_request_add_undoes_or_does_without() {
-    case(|| {
-        each("error=ENOBUFS", |attached, reply, number| {
-            if !reply.status.success() {
-                attached.assert_as_before(&format!(
-                    "refused request {number}: {reply}\n{}",
-                    attached.host.read("/run/test/trace").unwrap()
-                ));
-            }
-            attached.del(&format!("refused request {number}"));
-        });
     });
 }
 

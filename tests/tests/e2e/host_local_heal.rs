@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tests::{
-    Host, NetNs, Place, Pod, case,
+    Call, Host, NetNs, Place, Pod, case,
     config::{self, STORE, with},
     plugin::Reply,
     settings, skip,
@@ -63,7 +63,11 @@ fn die(host: &Host, pod: Pod) {
 }
 
 fn reserve(host: &Host, config: &Value, id: &str) -> Reply {
-    host.plugin("host-local").id(id).netns("/run/netns/none").config(config).add()
+    reserving(host, config, id).add()
+}
+
+fn reserving<'h>(host: &'h Host, config: &Value, id: &str) -> Call<'h> {
+    host.plugin("host-local").id(id).netns("/run/netns/none").config(config)
 }
 
 fn records(host: &Host) -> Vec<String> {
@@ -267,7 +271,7 @@ fn rows() -> Vec<Row> {
         row("the path is gone, the link has a name that somebody gave it", Kept, Kept, |host, config| {
             let pod = attach(host, config);
             let link = host.json("ip -j link show type veth")[0]["ifname"].as_str().unwrap().to_owned();
-            host.run(&format!("ip link set {link} name uplink0"));
+            host.rename(&link, "uplink0");
             host.unmount(&pod.path);
             Box::new(pod)
         }),
@@ -434,6 +438,27 @@ fn an_add_that_is_under_way_is_not_looked_at_in_passing() {
             reserve(&host, &config, &format!("late-{n}")).ok();
         }
         assert!(holder(&host).unwrap().starts_with("pod-1"));
+    });
+}
+
+/// By a runtime in another mount namespace, whose path leads nowhere here.
+#[test]
+fn an_add_that_is_under_way_is_not_robbed_by_a_full_pool() {
+    case(|| {
+        only_ours();
+        let (host, config) = (Host::new(), pool(VICTIM));
+        // Its reader is the pod's ADD.
+        let bridge = Process::new("read line", Stdio::null());
+        let early = reserving(&host, &config, "early").netns("/run/netns/elsewhere").env("OXBRIDGE_PLUGIN", "bridge");
+        early.env("OXBRIDGE_CALLER", &bridge.0.id().to_string()).add().ok();
+        let refused = reserve(&host, &config, "late").failure();
+        refused.is(999, "no IP addresses available|1 have a record of ours, and their attachments are alive or may be");
+        let asked = with(&config, json!({ "args": { "cni": { "ips": [VICTIM] } } }));
+        let refused = reserve(&host, &asked, "late").failure();
+        refused.is(999, &format!("not available|its ADD is under way, by process {}", bridge.0.id()));
+        drop(bridge);
+        reserve(&host, &config, "late").ok();
+        assert!(holder(&host).unwrap().starts_with("late"));
     });
 }
 

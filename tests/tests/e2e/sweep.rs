@@ -183,12 +183,12 @@ fn who_may_be_alive_loses_nothing() {
         for (pod, patch) in [(&pods[0], "alias nobody"), (&pods[1], "address 02:00:00:00:00:09")] {
             let link = name(pod);
             host.run(&format!("ip link set {link} down"));
-            host.run(&format!("ip link set {link} name renamed{}", &pod.id[4..]));
+            host.rename(&link, &format!("renamed{}", &pod.id[4..]));
             host.run(&format!("ip link set renamed{} {patch} up", &pod.id[4..]));
         }
         // The pods' ends: another name, another namespace.
         pods[2].run("ip link set eth0 down");
-        pods[2].run("ip link set eth0 name net7");
+        pods[2].rename("eth0", "net7");
         let other = NetNs::new();
         let fd = other.path();
         pods[3].run(&format!("ip link set eth0 netns {fd}"));

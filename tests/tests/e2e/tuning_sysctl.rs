@@ -43,7 +43,7 @@ fn an_interface_with_a_dot_in_its_name() {
     case(|| {
         let host = Host::new();
         let (mut pod, previous) = linked(&host);
-        pod.run("ip link set dev eth0 name eth0.5");
+        pod.rename("eth0", "eth0.5");
         pod.ifname = "eth0.5".to_owned();
         add(&host, &pod, &previous, json!({ "sysctl": { "net.ipv4.conf.IFNAME.arp_filter": "1" } })).ok();
         assert_eq!(pod.read("/proc/sys/net/ipv4/conf/eth0.5/arp_filter").as_deref(), Some("1"));

@@ -240,7 +240,7 @@ fn two_attachments_of_one_file_name() {
         let (mut one, first) = linked(&host);
         let (mut two, second) = linked(&host);
         for (pod, id, ifname) in [(&mut one, "a_b", "c"), (&mut two, "a", "b_c")] {
-            pod.run(&format!("ip link set dev eth0 name {ifname}"));
+            pod.rename("eth0", ifname);
             (pod.id, pod.ifname) = (id.to_owned(), ifname.to_owned());
         }
         let config = with(&tuning(), json!({ "mtu": 1400 }));

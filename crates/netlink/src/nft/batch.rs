@@ -164,6 +164,11 @@ impl Batch {
         self.request
     }
 
+    /// A transaction without an end, which the kernel tries and takes back.
+    pub(crate) fn without_end(self) -> Request {
+        self.request
+    }
+
     fn push(&mut self, family: Family, message: u16, flags: u16, body: impl FnOnce(&mut Writer<'_>)) -> &mut Self {
         // Not acknowledged one by one: the kernel reports every refusal unasked, and the acknowledgements of a long
         // transaction would not fit into the socket's buffer.

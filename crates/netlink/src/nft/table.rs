@@ -199,6 +199,11 @@ impl Nft {
         self.socket.transact(&request, |_| ())
     }
 
+    /// Whether the kernel would carry out a transaction: it is tried and taken back, as `nft -c` has it.
+    pub fn try_out(&mut self, batch: Batch) -> Result<()> {
+        self.socket.transact(&batch.without_end(), |_| ())
+    }
+
     /// Whether there is such a chain.
     pub fn has_chain(&mut self, family: Family, table: &str, chain: &str) -> Result<bool> {
         let mut request = Request::new();

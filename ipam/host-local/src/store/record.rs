@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
+use host::alive::Process;
 use host::fsutil::{self, is_missing};
 use host::netns::own_cookie;
 use plugin::liveness::Trace;
@@ -44,6 +45,17 @@ pub(crate) struct Record {
     /// The kernel's number of the network namespace that is the host's for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) host_cookie: Option<u64>,
+    /// The process of that plugin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) caller: Option<Caller>,
+}
+
+/// A process, told from later ones of its number: see [`Process`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Caller {
+    pid: u32,
+    start: u64,
+    namespace: u64,
 }
 
 /// One address of an attachment.
@@ -108,7 +120,15 @@ impl Record {
             boot_id: self.boot_id.as_deref(),
             made_at: SystemTime::UNIX_EPOCH.checked_add(since_epoch).unwrap_or(SystemTime::UNIX_EPOCH),
             by_bridge: self.plugin.as_deref() == Some("bridge") && self.host_cookie == here(),
+            maker: self.caller.map(|Caller { pid, start, namespace }| Process { pid, start, namespace }),
         }
+    }
+}
+
+impl Caller {
+    /// The process of this number, if it is there.
+    pub(crate) fn look(pid: u32) -> Option<Self> {
+        Process::look(pid).map(|Process { pid, start, namespace }| Self { pid, start, namespace })
     }
 }
 
@@ -137,6 +157,7 @@ pub(crate) mod tests {
             pod: Some(Pod { namespace: "default".to_owned(), name: "web-0".to_owned() }),
             plugin: Some("bridge".to_owned()),
             host_cookie: here(),
+            caller: Caller::look(std::process::id()),
         }
     }
 

@@ -16,6 +16,7 @@ pub(crate) fn request(id: &str, netns: &str, requested: &[&str]) -> Request {
         present: Present::new(netns, None),
         pod: None,
         plugin: Some("bridge".to_owned()),
+        caller: None,
     }
 }
 

@@ -15,10 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Carries out what `iptables-restore` is told, all of it or nothing.
 pub(super) fn restore(family: Family, place: Place, script: &str, turn: &Turn) -> Result<(), process::Error> {
-    let patience = turn.left();
-    // The lock of x_tables is waited for in whole seconds; then there has to be time left to say that it was not got.
-    let wait = patience.as_secs().saturating_sub(1).max(1).to_string();
-    first_that_starts(family, place, &["--noflush", "--wait", &wait], script.as_bytes(), patience).map(drop)
+    let [own, plain] = names(family, place);
+    ruleset::iptables::restore_by(&own, &plain, script, turn.left())
 }
 
 /// What [`restore`] could not do.
@@ -60,18 +58,4 @@ fn names(family: Family, place: Place) -> [String; 2] {
     let stem = if family == Family::Ip { "iptables" } else { "ip6tables" };
     let kind = if place == Place::NfTables { "nft" } else { "legacy" };
     [format!("{stem}-{kind}-restore"), format!("{stem}-restore")]
-}
-
-fn first_that_starts(
-    family: Family,
-    place: Place,
-    arguments: &[&str],
-    input: &[u8],
-    patience: Duration,
-) -> Result<String, process::Error> {
-    let [own, plain] = names(family, place);
-    match process::run(&own, arguments, input, patience) {
-        Err(process::Error::Start { .. }) => process::run(&plain, arguments, input, patience),
-        result => result,
-    }
 }

@@ -10,8 +10,9 @@ use std::net::IpAddr;
 use cni::{Attachment, Error};
 use netlink::nft::{Batch, Family, Nft, Rule};
 use netlink::{Result, Socket};
+use plugin::host_end;
 
-use super::{FAMILIES, Request, owner};
+use super::{FAMILIES, Request};
 use crate::config::{Mapping, Target};
 use crate::holders;
 use crate::iptables::{self, ENTRIES, TABLE};
@@ -171,7 +172,7 @@ impl Holder {
             container_id: self.container.clone(),
             ifname: self.ifname.clone().unwrap_or_else(|| FIRST_INTERFACE.to_owned()),
         };
-        Ok(owner::host_link(route, &attachment)?.map(|link| link.name))
+        Ok(host_end::find(route, &attachment)?.map(|link| link.name))
     }
 }
 
@@ -367,7 +368,7 @@ mod tests {
             let _ = leads_to(&rule, IpAddr::from([10, 0, 0, 2]));
             let text = format!("{}{}", words.concat(), String::from_utf8_lossy(&bytes));
             let _ = (holder(&text, String::new()).to_string(), crate::reference::owner(&text), iptables::translation(&text));
-            let _ = owner::Owner::parse(&text).comment();
+            let _ = crate::native::owner::Owner::parse(&text).comment();
         }
     }
 }

@@ -83,7 +83,7 @@ pub(crate) fn install(
         let mut notices = foreign.notices;
         let mut done = Vec::new();
         if is_taken {
-            match takeover::clear(nft, route, request, &mut batch)? {
+            match takeover::clear(nft, request, &mut batch)? {
                 Ok(cleared) => {
                     done = cleared.published;
                     notices.extend(cleared.notices);
@@ -123,12 +123,7 @@ const MANY: usize = 32;
 /// Makes way for the ports where the other backend publishes them: what is here may come first.
 ///
 /// Errors: a port is another attachment's that is not certainly gone; nothing was changed then.
-pub(crate) fn make_way(
-    nft: &mut Nft,
-    route: &mut Socket,
-    request: &Request<'_>,
-    plan: &Plan,
-) -> std::result::Result<(), Error> {
+pub(crate) fn make_way(nft: &mut Nft, request: &Request<'_>, plan: &Plan) -> std::result::Result<(), Error> {
     let mut outcome = Ok(Vec::new());
     ruleset::transaction("looking for the ports in nf_tables", || {
         let generation = match nft.generation() {
@@ -136,7 +131,7 @@ pub(crate) fn make_way(
             generation => generation?,
         };
         let mut batch = Batch::if_generation(generation);
-        outcome = takeover::clear(nft, route, request, &mut batch)?.map(|cleared| cleared.notices);
+        outcome = takeover::clear(nft, request, &mut batch)?.map(|cleared| cleared.notices);
         if outcome.is_ok() { nft.commit(batch) } else { Ok(()) }
     })?;
     for notice in outcome? {

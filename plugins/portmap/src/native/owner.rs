@@ -6,12 +6,10 @@
 
 use std::collections::HashSet;
 
-use cni::attachment::{self, MAX_HOST_IFNAME_ATTEMPTS, host_ifname};
-use cni::{Attachment, Call, Error};
+use cni::{Call, Error};
 use host::netns::{self, NetNs};
-use netlink::link::{self, Link};
+use netlink::link::Link;
 use netlink::nft::MAX_COMMENT;
-use netlink::{Result, Socket};
 use plugin::orphans::Orphans;
 
 use super::layout::{self, Wanted};
@@ -93,22 +91,13 @@ impl Owner {
     }
 
     /// Whether nothing of the owner can be alive, and why.
-    pub(crate) fn is_gone(
-        &self,
-        route: &mut Socket,
-        identity: &[u8; 16],
-    ) -> std::result::Result<Option<String>, String> {
+    pub(crate) fn is_gone(&self, identity: &[u8; 16]) -> Result<Option<String>, String> {
         if !self.by_bridge {
             return Ok(None);
         }
-        let looking = |e: netlink::Error| format!("its host link cannot be looked for: {e}");
-        if link_of(route, identity).map_err(looking)?.is_some() {
-            return Ok(None);
-        }
-        let Some(why) = self.why_unreachable() else { return Ok(None) };
-        // Somebody may have given it another name.
+        // The link first: a namespace is the dearer look.
         let is_missing = Orphans::among(HashSet::from([*identity])).map_err(|e| e.msg)?.has(identity);
-        Ok(is_missing.then_some(why))
+        Ok(if is_missing { self.why_unreachable() } else { None })
     }
 
     /// Why the namespace is not where it was; `None` if it may be.
@@ -127,7 +116,7 @@ impl Owner {
 }
 
 /// Those who had a host link by our bridge plugin and have none any more, and whose namespace cannot be reached either.
-pub(crate) fn orphans(all: &[([u8; 16], Owner)]) -> std::result::Result<Orphans, Error> {
+pub(crate) fn orphans(all: &[([u8; 16], Owner)]) -> Result<Orphans, Error> {
     let linked = all.iter().filter(|(_, owner)| owner.by_bridge);
     let missing = Orphans::among(linked.map(|(identity, _)| *identity).collect())?;
     // The links first: namespaces are the dearer look.
@@ -140,26 +129,6 @@ pub(crate) fn orphans(all: &[([u8; 16], Owner)]) -> std::result::Result<Orphans,
 /// What can stand in a comment that `nft -f` reads back.
 fn is_plain(path: &str) -> bool {
     path.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\'' | '\\'))
-}
-
-/// The attachment's host link, if our bridge plugin made it.
-pub(crate) fn host_link(route: &mut Socket, attachment: &Attachment) -> Result<Option<Link>> {
-    let alias = attachment.alias();
-    Ok(link_of(route, &attachment.identity())?.filter(|link| link.alias.as_ref() == Some(&alias)))
-}
-
-/// A link with one of the names that an identity can have, unless it says that it is somebody else's.
-pub(crate) fn link_of(route: &mut Socket, identity: &[u8; 16]) -> Result<Option<Link>> {
-    let owner = format!("oxbridge {} ", attachment::hex(identity));
-    for name in (0..MAX_HOST_IFNAME_ATTEMPTS).map(|attempt| host_ifname(identity, attempt)) {
-        // Who had this name when the link was made may be gone.
-        let Some(link) = link::by_name(route, &name)? else { continue };
-        let is_others = link.alias.as_ref().is_some_and(|a| a.starts_with("oxbridge ") && !a.starts_with(&owner));
-        if !is_others {
-            return Ok(Some(link));
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(test)]

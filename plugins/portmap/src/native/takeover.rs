@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use cni::Error;
 use cni::attachment::read_identity;
+use netlink::Result;
 use netlink::nft::{Batch, Family, Nft};
-use netlink::{Result, Socket};
 use ruleset::{Found, TABLE};
 
 use super::layout::{self, OWNERS, Wanted};
@@ -24,7 +24,6 @@ pub(super) struct Cleared {
 /// gone and have a port that is wanted. The inner error: a port is taken.
 pub(super) fn clear(
     nft: &mut Nft,
-    route: &mut Socket,
     request: &Request<'_>,
     batch: &mut Batch,
 ) -> Result<std::result::Result<Cleared, Error>> {
@@ -60,7 +59,7 @@ pub(super) fn clear(
                     ));
                     continue;
                 }
-                match verdict(nft, route, holder, identity)? {
+                match verdict(nft, holder, identity)? {
                     Ok((identity, why)) => {
                         cleared.notices.push(format!(
                             "host port {} is taken over from {}, which is gone: {why}",
@@ -174,7 +173,6 @@ impl<'f> Index<'f> {
 /// Why the holder is gone, or why it must be taken for alive.
 fn verdict(
     nft: &mut Nft,
-    route: &mut Socket,
     holder: &Found,
     identity: Option<[u8; 16]>,
 ) -> Result<std::result::Result<([u8; 16], String), String>> {
@@ -183,7 +181,7 @@ fn verdict(
     let Some(comment) = element.and_then(|e| e.comment) else {
         return Ok(Err("nothing tells where it lives, so it may be alive".to_owned()));
     };
-    Ok(match Owner::parse(&comment).is_gone(route, &identity) {
+    Ok(match Owner::parse(&comment).is_gone(&identity) {
         Ok(Some(why)) => Ok((identity, why)),
         Ok(None) => Err("it may be alive".to_owned()),
         Err(why) => Err(why),
