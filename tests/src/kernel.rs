@@ -52,8 +52,7 @@ impl Part {
 
 /// Why a test that failed so could not be run on this kernel; nothing if the kernel has all that the failure speaks of.
 pub fn excuse(failure: &str) -> Option<String> {
-    let line = failure.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    let lacks = |part: &Part| part.signs().iter().any(|sign| failure.contains(sign)) && !part.works();
-    let part = PARTS.iter().find(|part| lacks(part))?;
-    Some(format!("this kernel lacks {part:?}, and so: {line}"))
+    let line_of = |part: &Part| failure.lines().find(|line| part.signs().iter().any(|sign| line.contains(sign)));
+    let (part, line) = PARTS.iter().find_map(|part| Some((part, line_of(part)?)).filter(|_| !part.works()))?;
+    Some(format!("this kernel lacks {part:?}, and so: {}", line.trim()))
 }
