@@ -100,10 +100,6 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "masquerades frames that are still on their way to the host, which then takes them for forged ones",
-        &["vlan_gateway::pods_are_masqueraded_where_bridged_frames_pass_the_hosts_rules"],
-    ),
-    (
         "announces before the port forwards, so neighbours find out when their entries expire",
         &["announce::a_reused_address_answers_the_host_and_a_sibling_at_once"],
     ),

@@ -235,7 +235,7 @@ fn install_rules(
         match backend {
             MasqueradeBackend::Nftables => {
                 for address in &addresses {
-                    skeletons.extend(masquerade::skeletons(*address, plan.bridge_of_vlan_gateway()));
+                    skeletons.extend(masquerade::skeletons(*address));
                     elements.push(masquerade::element(*address));
                 }
             }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tests::{
     Host, Place, Pod, case,
     config::{self, BRIDGE, with},
-    published::{at, set_bridge_nf},
+    published::at,
     settings::not_for_reference,
     traffic::{
         Server, Transport, ask, assert_reaches, assert_silent,
@@ -107,20 +107,6 @@ fn each_vlan_has_a_gateway_and_the_world_behind_it() {
         }
         for to in gateways(200).iter().map(String::as_str).chain(["10.200.0.2", "fd00:200::2"]) {
             assert_silent(intruder, to);
-        }
-    });
-}
-
-/// As Kubernetes wants it: what is bridged passes the host's IP rules as well, also on its way to the gateway.
-#[test]
-fn pods_are_masqueraded_where_bridged_frames_pass_the_hosts_rules() {
-    case(|| {
-        let host = node();
-        host.outside();
-        set_bridge_nf(&host, true);
-        let pod = add(&host, &network(100));
-        for (server, own) in [(SERVER4, HOST4), (SERVER6, HOST6)] {
-            assert_eq!(source_seen(&pod, host.outside(), server), own.parse::<std::net::IpAddr>().ok());
         }
     });
 }
