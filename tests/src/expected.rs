@@ -79,6 +79,31 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "1.1.1 has no vlanTrunk, leaves every port in the bridge's default VLAN, and turns filtering on only where it makes \
+         the bridge",
+        &[
+            "vlan::a_port_is_in_its_vlans_alone",
+            "vlan::a_trunk_is_the_union_of_its_items",
+            "vlan::our_bridge_begins_to_filter_under_its_pods",
+            "vlan_traffic::a_trunk_reaches_the_pods_of_its_vlans_and_no_others",
+            "vlan_traffic::a_trunks_native_vlan_is_its_access_vlan",
+            "vlan_traffic::in_a_vlan_the_spoof_filter_holds_whatever_the_tag",
+            "vlan_traffic::no_tag_leads_out_of_a_vlan",
+        ],
+    ),
+    (
+        "never removes the gateway of a VLAN, and the host takes router advertisements by it",
+        &[
+            "vlan_gateway::it_goes_with_the_last_pod_of_its_vlan",
+            "vlan_gateway::it_stays_for_whoever_else_is_in_its_vlan",
+            "vlan_gateway::no_pod_is_the_hosts_router_by_the_gateway",
+        ],
+    ),
+    (
+        "masquerades frames that are still on their way to the host, which then takes them for forged ones",
+        &["vlan_gateway::pods_are_masqueraded_where_bridged_frames_pass_the_hosts_rules"],
+    ),
+    (
         "announces before the port forwards, so neighbours find out when their entries expire",
         &["announce::a_reused_address_answers_the_host_and_a_sibling_at_once"],
     ),

@@ -313,7 +313,7 @@ impl Host {
 
     /// Waits until the host has so many pods' links: the kernel removes those of a namespace some time after its end.
     pub fn wait_for_ports(&self, count: usize) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PATIENCE * settings::slowness();
         while self.ports() != count && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));
         }

@@ -9,10 +9,10 @@ use std::{
     fs::{self, File},
     io::{BufRead, BufReader},
     os::unix::fs::symlink,
-    path::Path,
+    path::{Path, PathBuf},
     process::{self, Child, ChildStdin, Command, Stdio},
     sync::{
-        Mutex, PoisonError,
+        Mutex, Once, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     thread,
@@ -34,6 +34,8 @@ pub const NETWORKS: &str = "/etc/cni/net.d";
 /// What plugins and runtimes know a boot by.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const CGROUPS: &str = "/sys/fs/cgroup";
+/// How the names of ours begin; the process id of the tests follows.
+const CGROUP: &str = "oxbridge-test";
 /// A control group that has just lost its last process may be busy for a moment.
 const CGROUP_GONE: Duration = Duration::from_secs(10);
 
@@ -90,7 +92,9 @@ impl Machine {
     /// Starts the first process.
     fn boot(host: Host) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
-        let cgroup = format!("/oxbridge-test-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        static SWEPT: Once = Once::new();
+        SWEPT.call_once(sweep_cgroups);
+        let cgroup = format!("/{CGROUP}-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let start = || {
             unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID).expect("a machine needs root");
             Command::new("bash").args(["-c", INIT]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
@@ -193,8 +197,7 @@ fn bind(from: &str, to: &str) {
 
 /// Removes the group from each hierarchy. What is still in it after a while is left, and said.
 fn remove_cgroups(group: &str) {
-    let roots = fs::read_dir(CGROUPS).into_iter().flatten().flatten().map(|entry| entry.path());
-    for root in roots.chain([CGROUPS.into()]) {
+    for root in hierarchies() {
         let group = root.join(group.trim_start_matches('/'));
         let deadline = Instant::now() + CGROUP_GONE;
         while let Err(error) = remove_group(&group) {
@@ -205,6 +208,26 @@ fn remove_cgroups(group: &str) {
             thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// Removes the groups of tests that were killed.
+fn sweep_cgroups() {
+    for root in hierarchies() {
+        for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let owner = name.strip_prefix(&format!("{CGROUP}-")).and_then(|rest| rest.split('-').next());
+            if owner.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists()) {
+                // The machine of a killed test may be ending still.
+                _ = remove_group(&entry.path());
+            }
+        }
+    }
+}
+
+/// The folders of all hierarchies, version 1 and 2.
+fn hierarchies() -> impl Iterator<Item = PathBuf> {
+    let inner = fs::read_dir(CGROUPS).into_iter().flatten().flatten().map(|entry| entry.path());
+    inner.chain([CGROUPS.into()])
 }
 
 /// A group goes by removing its folder, when it has no folders left; its files are the kernel's.

@@ -20,7 +20,7 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::{Host, Place, Pod, host::Lost};
+use crate::{Host, Place, Pod, host::Lost, settings};
 
 /// A plugin that takes longer is stuck: it is killed, and its test fails.
 const STUCK: Duration = Duration::from_secs(25);
@@ -57,7 +57,7 @@ impl<'h> Call<'h> {
             stdout: None,
             root: None,
             signal: None,
-            limit: STUCK,
+            limit: STUCK * settings::slowness(),
         }
     }
 
@@ -274,7 +274,7 @@ impl Reply {
     /// # Panics
     /// When that does not end.
     pub fn wait_for_orphans(&self) {
-        let deadline = Instant::now() + STUCK;
+        let deadline = Instant::now() + STUCK * settings::slowness();
         while killpg(self.group, None).is_ok() {
             assert!(Instant::now() < deadline, "what it has started is still there: {self}");
             thread::sleep(Duration::from_millis(2));

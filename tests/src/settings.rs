@@ -37,6 +37,11 @@ pub fn is_reference() -> bool {
     env::var_os("OXBRIDGE_PEER").is_some_and(|peer| peer == "reference")
 }
 
+/// How much longer than usual things may take, where the machine is an emulated one: `OXBRIDGE_SLOW`, by default 1.
+pub fn slowness() -> u32 {
+    env::var("OXBRIDGE_SLOW").map_or(1, |factor| factor.parse().expect("OXBRIDGE_SLOW is a whole number"))
+}
+
 /// The CNI versions that the plugins under test must speak: Debian's build of the reference is older than 1.1.0.
 pub fn versions() -> &'static [&'static str] {
     const ALL: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];

@@ -59,10 +59,10 @@ pub(crate) fn add(call: &Call) -> Result<(), Error> {
     plugin::step()?;
 
     let gateways = if plan.gateway { gateway::addresses(&result) } else { Vec::new() };
-    gateway::forward(&mut host, &plan, &gateways, &result)?;
     let connection = Connection { plan: &plan, attachment: &attachment, netns: &netns, gateways: &gateways, mtu };
     let Connected { bridge, gateway, veth } = connect(&mut host, &connection, &mut undo)?;
-    plugin::step()?;
+    // What cannot be undone comes last: a bridge that cannot be made has changed nothing of the host.
+    gateway::forward(&mut host, &plan, &gateways, &result)?;
     install_rules(&plan, &attachment, &veth, &result, &mut undo)?;
     port::set_up(&mut host, &veth)?;
     plugin::step()?;
@@ -235,7 +235,7 @@ fn install_rules(
         match backend {
             MasqueradeBackend::Nftables => {
                 for address in &addresses {
-                    skeletons.extend(masquerade::skeletons(*address));
+                    skeletons.extend(masquerade::skeletons(*address, plan.bridge_of_vlan_gateway()));
                     elements.push(masquerade::element(*address));
                 }
             }

@@ -261,15 +261,31 @@ fn protect_host(socket: &mut Socket, link: &Link, undo: &mut Undo<'_>) -> Result
     Ok(())
 }
 
-/// Gives an operator's bridge its setting back, after an ADD that failed.
-fn accept_again(name: &str, accepted: u32) -> io::Result<()> {
-    let (all, setting) = (Dir::open(V6_CONF)?, format!("{name}/{ACCEPT_RA}"));
+/// Gives an operator's bridge its setting back, after an ADD that failed; unless another pod of ours is on it by now.
+fn accept_again(name: &str, accepted: u32) -> Result<(), Error> {
+    // Who has found the setting as it should be joins the bridge before this.
+    let _lock = crate::lock::bridges()?;
+    if has_pods(name)? {
+        return Ok(());
+    }
+    let (path, setting) = (format!("{V6_CONF}/{name}/{ACCEPT_RA}"), format!("{name}/{ACCEPT_RA}"));
+    let writing = |e: io::Error| Error::internal(format!("failed to write {path}: {e}"));
+    let all = Dir::open(V6_CONF).map_err(writing)?;
     // Gone, or set by somebody since.
     if all.get(&setting).is_ok_and(|now| now == "0") {
-        all.overwrite(&setting, &accepted.to_string())?;
+        all.overwrite(&setting, &accepted.to_string()).map_err(writing)?;
         host::syslog::notice("bridge", &format!("{name}: {ACCEPT_RA} is {accepted} again, as ADD failed"));
     }
     Ok(())
+}
+
+/// Whether the bridge of this name has a port of ours, which the one of the ADD that is undone is no more.
+fn has_pods(name: &str) -> Result<bool, Error> {
+    let mut socket = plugin::open(Protocol::Route)?;
+    let Some(bridge) = get(&mut socket, name)? else { return Ok(false) };
+    let is_pods = |alias: &str| alias.starts_with("oxbridge ") && !alias.starts_with(GATEWAY_PORT_MARK);
+    let ports = link::ports(&mut socket, bridge.index).map_err(|e| failed(name, &e))?;
+    Ok(ports.iter().filter_map(|port| port.alias.as_deref()).any(is_pods))
 }
 
 /// Whether the host has something by this link that a router advertised.

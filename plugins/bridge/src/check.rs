@@ -311,7 +311,7 @@ fn check_rules(plan: &Plan, attachment: &Attachment, port: &Link, pod: &Link, ip
     let mut nft = Nft::open().map_err(asked)?;
     if let Some((families, backend)) = plan.masquerade {
         for address in ips.iter().map(|ip| ip.address).filter(|a| families.has(a.addr())) {
-            check_masquerade(&mut nft, attachment, address, backend)?;
+            check_masquerade(&mut nft, plan, attachment, address, backend)?;
         }
     }
     if !plan.check_mac {
@@ -330,6 +330,7 @@ fn check_rules(plan: &Plan, attachment: &Attachment, port: &Link, pod: &Link, ip
 
 fn check_masquerade(
     nft: &mut Nft,
+    plan: &Plan,
     attachment: &Attachment,
     address: Cidr,
     backend: MasqueradeBackend,
@@ -340,7 +341,9 @@ fn check_masquerade(
     let asked = |e: netlink::Error| asking("nf_tables", &e);
     let what = format!("masquerade of {}", address.addr());
     let element = masquerade::element(address);
-    let missing = first_missing(nft, attachment, &masquerade::skeletons(address), &[element]).map_err(asked)?;
+    let missing =
+        first_missing(nft, attachment, &masquerade::skeletons(address, plan.bridge_of_vlan_gateway()), &[element])
+            .map_err(asked)?;
     let Some(missing) = missing else { return Ok(()) };
     // Made by the other backend before the config was changed, or by the reference: it masquerades all the same.
     if reference::is_masqueraded(nft, attachment).map_err(asked)? || iptables::is_installed(attachment, address)? {

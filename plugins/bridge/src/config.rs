@@ -224,6 +224,11 @@ impl Plan {
             mac,
         })
     }
+
+    /// The bridge, if its pods' gateway is that of a VLAN.
+    pub(crate) fn bridge_of_vlan_gateway(&self) -> Option<&str> {
+        (self.gateway && self.vlans.access.is_some()).then_some(&*self.bridge)
+    }
 }
 
 /// Name of the link that has the gateway's addresses in a VLAN of the bridge.

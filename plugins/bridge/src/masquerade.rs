@@ -9,18 +9,25 @@
 //! }
 //! ```
 //!
+//! Where `bridge-nf-call-iptables` is on, a frame on its way to the gateway of a VLAN, which is a port, passes here before
+//! the host has seen it. It must keep its source until the host sends it on, or it is refused as one of the host's own:
+//! `iif 0 oifname "br0" return`. Before Linux 5.7 no packet has an input link here, and what the host sends out by the
+//! bridge itself keeps its source as well.
+//!
 //! A rule for each subnet and no map to verdicts: with every new element that jumps, the kernel looks through all the
 //! others of its map for loops (`nft_lookup_validate`), so that a pod would cost the more the more there are.
 
 use cni::Cidr;
 use netlink::nft::{Batch, Comparison, Family, Hook, Nft, Offset, Part, Rule, SetType, Verdict};
 
-use ruleset::{NewElement, Skeleton, TABLE, bytes, has, mask};
+use ruleset::{NewElement, Skeleton, TABLE, bytes, has, mask, name_key};
 
 /// Not a word of nft's language, like `masquerade`, or `nft -f` could not read its own listing.
 const CHAIN: &str = "masq-postrouting";
 const SET_PREFIX: &str = "pods-";
 const MULTICAST_COMMENT: &str = "multicast keeps its source";
+/// What the comment of a bridge's rule begins with; its name follows.
+const FRAMES_COMMENT: &str = "frames on their way to a gateway on ";
 /// What the comment of a subnet's rule begins with; the name of its set follows.
 const PODS_COMMENT: &str = "what leaves the subnet of ";
 
@@ -29,9 +36,14 @@ pub(crate) fn element(address: Cidr) -> NewElement {
     NewElement { family: Family::of(address.addr()), set: set_name(address), key: bytes(address.addr()), value: None }
 }
 
-/// The chain, rules and set that an address needs, in this order.
-pub(crate) fn skeletons(address: Cidr) -> [Box<dyn Skeleton>; 2] {
-    [Box::new(Base(Family::of(address.addr()))), Box::new(Subnet(address.network()))]
+/// The chain, rules and set that an address needs, in this order. `bridge`: that of a VLAN's gateway.
+pub(crate) fn skeletons(address: Cidr, bridge: Option<&str>) -> Vec<Box<dyn Skeleton>> {
+    let family = Family::of(address.addr());
+    let mut all: Vec<Box<dyn Skeleton>> = vec![Box::new(Base(family)), Box::new(Subnet(address.network()))];
+    if let Some(bridge) = bridge {
+        all.insert(1, Box::new(Frames(family, bridge.to_owned())));
+    }
+    all
 }
 
 /// The sets that hold pods.
@@ -73,6 +85,30 @@ impl Skeleton for Base {
         // Before the subnets' rules, should they be there already.
         batch.insert_rule(family, TABLE, CHAIN, MULTICAST_COMMENT, |rule| {
             rule.masked(destination, mask, Comparison::Equal, multicast).verdict(&Verdict::Return);
+        });
+    }
+}
+
+/// Of a bridge: frames that are bridged to the gateway of a VLAN.
+struct Frames(Family, String);
+
+impl Skeleton for Frames {
+    fn family(&self) -> Family {
+        self.0
+    }
+
+    fn name(&self) -> String {
+        format!("{FRAMES_COMMENT}{}", self.1)
+    }
+
+    fn is_whole(&self, rules: &[Rule]) -> bool {
+        has(rules, CHAIN, &self.name())
+    }
+
+    fn push(&self, batch: &mut Batch) {
+        batch.insert_rule(self.0, TABLE, CHAIN, &self.name(), |rule| {
+            let no_link = [0; 4];
+            rule.equals(Part::Input, &no_link).equals(Part::OutputName, &name_key(&self.1)).verdict(&Verdict::Return);
         });
     }
 }

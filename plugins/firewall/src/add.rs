@@ -151,6 +151,14 @@ fn has_elements(nft: &mut Nft, attachment: &Attachment, plan: &Plan) -> Result<b
     Ok(false)
 }
 
+/// Whether pods of this plan get no elements: iptables and firewalld have worked on kernels without nf_tables before.
+/// Only DEL then needs the result of ADD.
+pub(crate) fn goes_without(nft: &mut Nft, plan: &Plan) -> bool {
+    let is_impossible =
+        |family| ruleset::is_possible(nft, family, false).is_err_and(|error| ruleset::is_unsupported(&error));
+    plan.settings.backend != Backend::Nftables && plan.families().any(is_impossible)
+}
+
 /// The pod's elements in our own tables, and the chains they are looked up by. What an earlier ADD of it has made and
 /// this one does not ask for goes.
 fn install_elements(
@@ -161,10 +169,7 @@ fn install_elements(
     sources: &[IpAddr],
     is_again: bool,
 ) -> Result<(), Error> {
-    let is_impossible =
-        |family| ruleset::is_possible(nft, family, false).is_err_and(|error| ruleset::is_unsupported(&error));
-    if plan.settings.backend != Backend::Nftables && policy.is_empty() && plan.families().any(is_impossible) {
-        // iptables and firewalld have worked without nf_tables before; only DEL then needs the result of ADD.
+    if policy.is_empty() && goes_without(nft, plan) {
         return Ok(());
     }
     let mut skeletons: Vec<Box<dyn Skeleton>> = Vec::new();

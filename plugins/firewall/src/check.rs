@@ -37,6 +37,7 @@ pub(crate) fn check(call: &Call) -> Result<(), Error> {
         if !is_owned(&mut nft, &attachment, &pods::element(pods::PODS, *address))?
             && !is_source
             && !iptables::has_anonymous(&mut nft, *address)?
+            && !add::goes_without(&mut nft, &plan)
         {
             return Err(differs(&format!(
                 "set {} {TABLE} {} does not have {address}",

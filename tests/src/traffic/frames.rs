@@ -32,6 +32,11 @@ pub const IPV6: u16 = 0x86dd;
 /// See [`ARP`].
 pub const EXPERIMENT: u16 = 0x88b5;
 
+/// Kinds of VLAN tags: IEEE 802.1Q, and 802.1ad, the provider's.
+pub const DOT1Q: u16 = 0x8100;
+/// See [`DOT1Q`].
+pub const DOT1AD: u16 = 0x88a8;
+
 /// `PACKET_IGNORE_OUTGOING`: what the link itself sends is not shown (Linux 4.20).
 const IGNORE_OUTGOING: libc::c_int = 23;
 /// How long one look at the socket waits.
@@ -89,6 +94,16 @@ impl Wire {
         count
     }
 
+    /// All frames that come in this time.
+    pub fn all(&self, within: Duration) -> Vec<Vec<u8>> {
+        let deadline = Instant::now() + within;
+        let mut all = Vec::new();
+        while Instant::now() < deadline {
+            all.extend(self.next());
+        }
+        all
+    }
+
     fn next(&self) -> Option<Vec<u8>> {
         let mut buffer = vec![0; 2048];
         let length = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()).ok()?;
@@ -118,6 +133,13 @@ pub fn mac(text: &str) -> Mac {
 /// A frame.
 pub fn frame(to: Mac, from: Mac, kind: u16, payload: &[u8]) -> Vec<u8> {
     [&to[..], &from[..], &kind.to_be_bytes()[..], payload].concat()
+}
+
+/// The frame with VLAN tags, the outermost first: each the kind of the tag, and the VLAN.
+pub fn tagged(frame: &[u8], tags: &[(u16, u16)]) -> Vec<u8> {
+    let (addresses, rest) = frame.split_at(12);
+    let tags = tags.iter().flat_map(|(kind, vlan)| [kind.to_be_bytes(), vlan.to_be_bytes()].concat());
+    [addresses, &tags.collect::<Vec<_>>(), rest].concat()
 }
 
 /// An ARP reply to everyone that nobody asked for: `ip` is at `at` (RFC 5227, section 3).

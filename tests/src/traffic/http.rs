@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    Place, image,
+    Place, image, settings,
     traffic::{Answer, PATIENCE},
 };
 
@@ -17,7 +17,7 @@ const ATTEMPT: Duration = Duration::from_secs(1);
 
 /// The page, once there is one. `None`: not in time.
 pub fn get(from: &impl Place, at: SocketAddr, page: &str) -> Option<String> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PATIENCE * settings::slowness();
     from.enter(|| {
         loop {
             match attempt(at, page) {

@@ -15,14 +15,14 @@ use nix::sys::{
     time::TimeVal,
 };
 
-use crate::{Place, traffic::PATIENCE};
+use crate::{Place, settings, traffic::PATIENCE};
 
 /// Between two requests, in milliseconds: how exactly the time of the first answer is known.
 const INTERVAL: i64 = 2;
 
 /// Whether the address answers.
 pub fn reaches(from: &impl Place, to: &str) -> bool {
-    ping(from, to.parse().unwrap(), PATIENCE).is_some()
+    ping(from, to.parse().unwrap(), PATIENCE * settings::slowness()).is_some()
 }
 
 /// Sends echo requests until the first answer, and returns when that came. `None`: none came in time.

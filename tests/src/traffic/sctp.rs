@@ -15,7 +15,7 @@ use nix::{
     },
 };
 
-use crate::{Place, traffic::PATIENCE};
+use crate::{Place, settings, traffic::PATIENCE};
 
 const INIT: u8 = 1;
 const INIT_ACK: u8 = 2;
@@ -26,7 +26,7 @@ const CLIENT_PORT: u16 = 40_000;
 /// the server sees. `None`: one of the two packets does not arrive, or not as it has to be.
 pub fn associate(from: &impl Place, to: SocketAddr, server: &impl Place, at: SocketAddr) -> Option<IpAddr> {
     let (client, server) = (from.enter(|| raw(to.ip()).unwrap()), server.enter(|| raw(at.ip()).unwrap()));
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PATIENCE * settings::slowness();
     while Instant::now() < deadline {
         _ = send(&client, to.ip(), &packet(INIT, CLIENT_PORT, to.port(), [0; 4]));
         let Some((peer, init)) = receive(&server, INIT, at.port()) else { continue };

@@ -18,7 +18,7 @@ use nix::sys::{
 };
 
 use crate::{
-    Place,
+    Place, settings,
     traffic::{PATIENCE, SILENCE},
 };
 
@@ -100,7 +100,7 @@ impl Drop for Server {
 
 /// An IPv6 address may still be under duplicate detection.
 fn until_bound<T>(at: SocketAddr, bind: impl Fn() -> io::Result<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PATIENCE * settings::slowness();
     loop {
         match bind() {
             Ok(socket) => return socket,
@@ -121,7 +121,7 @@ pub struct Answer {
 
 /// Asks until there is an answer; `None`: none came in time.
 pub fn ask(from: &impl Place, transport: Transport, to: SocketAddr) -> Option<Answer> {
-    ask_within(from, transport, to, PATIENCE)
+    ask_within(from, transport, to, PATIENCE * settings::slowness())
 }
 
 /// Asks for a moment only, where no answer is expected.

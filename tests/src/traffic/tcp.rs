@@ -7,13 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Place, traffic::PATIENCE};
+use crate::{Place, settings, traffic::PATIENCE};
 
 /// Connects from one place to a server at this address in another, and returns the client's address that the
 /// server sees. `None`: no connection in time.
 pub fn source_seen(from: &impl Place, server: &impl Place, address: &str) -> Option<IpAddr> {
     let address: IpAddr = address.parse().unwrap();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PATIENCE * settings::slowness();
     // A socket stays in the namespace it was made in. An IPv6 address may still be under duplicate detection.
     let listener = loop {
         match server.enter(|| TcpListener::bind((address, 0))) {

@@ -73,13 +73,14 @@ pub(crate) fn works(host: &Host, file: &str) {
     let policies = config["plugins"].as_array().map_or(&[][..], Vec::as_slice);
     let is_isolated =
         plugin["portIsolation"] == true || policies.iter().any(|plugin| plugin["ingressPolicy"] == "isolated");
-    let bridge = plugin["bridge"].as_str().unwrap_or("cni0");
+    let bridge = plugin["bridge"].as_str().unwrap_or("cni0").to_owned();
+    let gateway = plugin["vlan"].as_u64().map_or_else(|| bridge.clone(), |vlan| format!("{bridge}.{vlan}"));
     let addresses = |place: &dyn Fn() -> Vec<String>| -> Vec<String> {
         place().iter().map(|a| a.split('/').next().unwrap().to_owned()).collect()
     };
     let of_pod = addresses(&|| if lo { Vec::new() } else { pods[0].addresses() });
     if plugin["isGateway"] == true || flannel {
-        for gateway in gateways(host, bridge) {
+        for gateway in gateways(host, &gateway) {
             assert_reaches(&pods[0], &gateway);
         }
         if of_pod.iter().any(|a| !a.contains(':')) {
@@ -104,8 +105,8 @@ pub(crate) fn works(host: &Host, file: &str) {
     host.assert_as(&before);
 }
 
-fn gateways(host: &Host, bridge: &str) -> Vec<String> {
-    let link = host.link(bridge).unwrap();
+fn gateways(host: &Host, link: &str) -> Vec<String> {
+    let link = host.link(link).unwrap();
     let addresses = link["addr_info"].as_array().unwrap().iter().filter(|a| a["scope"] == "global");
     addresses.map(|a| a["local"].as_str().unwrap().to_owned()).collect()
 }
@@ -164,21 +165,30 @@ fn portmap_leads_from_a_port_of_the_host_to_the_pod() {
     });
 }
 
-/// Where the kernel cannot filter VLANs, [`crate::vlan`] says what has to happen.
+const VLANS: [&str; 2] = ["30-vlan.conflist", "32-vlan-gateway.conflist"];
+
 #[test]
 fn vlan() {
-    case(|| {
-        if crate::vlan::can_filter(&Host::new()) {
-            works(&Host::new(), "30-vlan.conflist");
-            return;
-        }
-        let host = Host::new();
-        let before = host.snapshot();
-        let network = Network::of_file(&host, "vlan", "30-vlan.conflist", &text("30-vlan.conflist"));
-        let reply = network.add(&host.pod());
-        assert!(!reply.status.success() && reply.stderr.to_lowercase().contains("vlan"), "{reply}");
-        host.assert_nothing_made(&before);
-    });
+    case(|| works_where_vlans_are_filtered("vlan", VLANS[0]));
+}
+
+#[test]
+fn vlan_gateway() {
+    case(|| works_where_vlans_are_filtered("vlan-gateway", VLANS[1]));
+}
+
+/// Where the kernel cannot filter VLANs, [`crate::vlan`] says what has to happen.
+fn works_where_vlans_are_filtered(name: &str, file: &str) {
+    if crate::vlan::can_filter(&Host::new()) {
+        works(&Host::new(), file);
+        return;
+    }
+    let host = Host::new();
+    let before = host.snapshot();
+    let network = Network::of_file(&host, name, file, &text(file));
+    let reply = network.add(&host.pod());
+    assert!(!reply.status.success() && reply.stderr.to_lowercase().contains("vlan"), "{reply}");
+    host.assert_nothing_made(&before);
 }
 
 #[test]
@@ -187,7 +197,7 @@ fn each_one_has_a_test_and_a_line_in_the_readme() {
         let folder = fs::read_dir(workspace().join("conf-examples")).unwrap();
         let names = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let there: BTreeSet<String> = names.filter(|name| name != "README.md").collect();
-        let tested: BTreeSet<String> = FILES.iter().copied().chain(["30-vlan.conflist"]).map(str::to_owned).collect();
+        let tested: BTreeSet<String> = FILES.iter().copied().chain(VLANS).map(str::to_owned).collect();
         assert_eq!(there, tested);
         let readme = text("README.md");
         assert!(there.iter().all(|name| readme.contains(&format!("({name})"))));

@@ -8,6 +8,7 @@ use std::{
     time::Instant,
 };
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tests::{
     Host, NetNs, Place, Pod, Snapshot, case,
@@ -198,6 +199,29 @@ fn what_cannot_be_taken_back_stops_no_pod() {
         host.run("mount --bind /proc/sys /proc/sys");
         host.run("mount -o remount,bind,ro /proc/sys");
         let _second = attach(&host, &config::layer2());
+        assert_eq!(accept_ra(&host), "2");
+    });
+}
+
+#[test]
+fn an_add_that_fails_leaves_the_protection_to_who_came_meanwhile() {
+    case(|| {
+        tests::settings::not_for_reference("it lets a bridge believe routers");
+        let host = Host::new();
+        operators_bridge(&host, "2");
+        let (waiting, meanwhile) = (host.pod(), host.pod());
+        // Its address is looked for among the neighbours once a second, and ADD waits for that.
+        waiting.run("sysctl -q -w net.ipv6.conf.default.dad_transmits=8");
+        let slow = with(&config::dual_stack(), json!({ "enabledad": true }));
+        let call = || host.plugin("bridge").pod(&waiting).config(&slow);
+        let quick = || host.plugin("bridge").pod(&meanwhile).config(&config::layer2());
+        let has_come = || accept_ra(&host) == "0" && quick().add().status.success();
+        call().signal(Signal::SIGTERM, has_come).add().failure().is(11, "SIGTERM");
+        assert_eq!(accept_ra(&host), "0");
+        // And with nobody on it that was not there before, it is given back.
+        quick().del().ok();
+        host.run(&format!("sysctl -q -w net.ipv6.conf.{BRIDGE}.accept_ra=2"));
+        call().signal(Signal::SIGTERM, || accept_ra(&host) == "0").add().failure().is(11, "SIGTERM");
         assert_eq!(accept_ra(&host), "2");
     });
 }

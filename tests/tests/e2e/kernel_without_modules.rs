@@ -24,7 +24,8 @@ fn is_refused(direction: &str, module: &str) {
         || host.plugin("bandwidth").pod(&pod).config_with(&limit, &with(&result, json!({ "cniVersion": "1.1.0" })));
     call().add().failure().is(999, module);
     host.assert_as(&before);
-    call().verb("STATUS").run().failure().is(50, &format!("modprobe {module}"));
+    // Which it misses first, where both are missing.
+    call().verb("STATUS").run().failure().is(50, "modprobe ");
     call().del().ok();
     host.assert_as(&before);
 }

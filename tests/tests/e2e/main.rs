@@ -83,4 +83,7 @@ mod undo;
 mod upgrade;
 mod upgrade_ports;
 mod vlan;
+mod vlan_check;
+mod vlan_gateway;
+mod vlan_traffic;
 mod waits;

@@ -10,6 +10,7 @@ const REG_VERDICT: u32 = 0;
 /// The first register of four bytes. A value takes as many as it needs, a key of several parts goes on in the next.
 const REG32_00: u32 = 8;
 const NFT_LOOKUP_F_INV: u32 = 1;
+const NFT_META_IIF: u32 = 4;
 const NFT_META_IIFNAME: u32 = 6;
 const NFT_META_OIFNAME: u32 = 7;
 const NFT_META_L4PROTO: u32 = 16;
@@ -59,6 +60,8 @@ impl Offset {
 pub enum Part {
     /// Some of the packet's bytes.
     Packet(Offset),
+    /// Index of the link it came in by: `iif`; 0 where there is none.
+    Input,
     /// Name of the link it came in by: `iifname`.
     InputName,
     /// Name of the link it leaves by: `oifname`.
@@ -77,7 +80,7 @@ impl Part {
             Self::Packet(part) => part.len,
             Self::InputName | Self::OutputName | Self::OriginalDestination6 => 16,
             Self::Protocol => 1,
-            Self::OriginalDestination4 => 4,
+            Self::Input | Self::OriginalDestination4 => 4,
         }
     }
 }
@@ -262,6 +265,7 @@ impl RuleBody<'_, '_> {
             Part::Packet(part) => self.expression("payload", |w| {
                 w.be32(1, register).be32(2, part.base).be32(3, part.at).be32(4, part.len);
             }),
+            Part::Input => self.load_meta(NFT_META_IIF, register),
             Part::InputName => self.load_meta(NFT_META_IIFNAME, register),
             Part::OutputName => self.load_meta(NFT_META_OIFNAME, register),
             Part::Protocol => self.load_meta(NFT_META_L4PROTO, register),

@@ -49,7 +49,11 @@ pub(crate) fn subject() -> Subject {
         // `containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3`, `runc version 1.1.5+ds1`
         let (containerd, runc) = (ask("containerd")?, ask("runc")?);
         let word = |text: &str| text.split_whitespace().nth(2).unwrap_or("?").to_owned();
-        Some(format!("{} with runc {}", word(&containerd).trim_start_matches('v'), word(&runc)))
+        Some(format!(
+            "{} with runc {}",
+            word(&containerd).trim_start_matches('v').trim_end_matches("+unknown"),
+            word(&runc)
+        ))
     });
     // Where there is none, its tests are skipped and leave no row.
     let version = version.clone().unwrap_or_else(|| "none".to_owned());

@@ -20,6 +20,8 @@ use super::{
 
 /// The port of the host that the pod `web` is published at.
 const PORT: u16 = 8080;
+/// What [`exercise`] does, in words.
+const EXERCISE: &str = "pods by CRI: addresses, ping, HTTP, host port from all sides, stop, remove, the node as before";
 /// Where the reservations of `bridge()` are.
 const STORE: &str = "/var/lib/cni/networks/pods";
 
@@ -29,20 +31,15 @@ fn web(pod: &mut PodConfig) {
 
 #[test]
 fn dual_stack_and_a_published_port() {
-    reported(
-        &subject(),
-        "pods by CRI: bridge (ipMasq, hairpinMode, dual stack) + portmap: addresses, ping, HTTP, host port from everywhere, \
-         stop, remove",
-        || {
-            let node = Node::new(&list("1.0.0", &[bridge(), portmap()]));
-            lives_and_goes(&node, web, |_| {});
-        },
-    );
+    reported(&subject(), &format!("bridge (ipMasq, hairpinMode, dual stack) + portmap: {EXERCISE}"), || {
+        let node = Node::new(&list("1.0.0", &[bridge(), portmap()]));
+        lives_and_goes(&node, web, |_| {});
+    });
 }
 
 #[test]
 fn ipv6_only() {
-    reported(&subject(), "pods by CRI: bridge + portmap, IPv6 alone: the same", || {
+    reported(&subject(), &format!("bridge + portmap, IPv6 alone: {EXERCISE}"), || {
         let plugin = with(&bridge(), json!({ "ipam": null }));
         let plugin = with(&plugin, json!({ "ipam": config::host_local(&["fd00:22::/64"]) }));
         exercise(&Node::new(&list("1.0.0", &[plugin, portmap()])), 1, web, |_| {});
@@ -53,8 +50,9 @@ fn ipv6_only() {
 fn all_chained_plugins() {
     reported(
         &subject(),
-        "pods by CRI: bridge + tuning + firewall + bandwidth + portmap behind a FORWARD policy DROP: the same, limits by \
-         annotations, sysctl",
+        &format!(
+            "bridge + tuning + firewall + bandwidth (by annotations) + portmap, FORWARD policy DROP: {EXERCISE}, limits, sysctl"
+        ),
         || {
             let tuning = json!({ "type": "tuning", "sysctl": { "net.core.somaxconn": "500" } });
             let bandwidth = json!({ "type": "bandwidth", "capabilities": { "bandwidth": true } });
@@ -82,7 +80,7 @@ fn all_chained_plugins() {
 
 #[test]
 fn flannel() {
-    reported(&subject(), "pods by CRI: flannel + portmap, as flannel's own conflist: the same", || {
+    reported(&subject(), &format!("flannel's own conflist, dual stack: {EXERCISE}"), || {
         let delegate = json!({ "hairpinMode": true, "isDefaultGateway": true });
         let node = Node::new(&list("1.0.0", &[json!({ "type": "flannel", "delegate": delegate }), portmap()]));
         node.host().write(
@@ -124,7 +122,7 @@ fn cni_1_1_0_before_containerd_2() {
 
 #[test]
 fn cni_1_1_0() {
-    reported(&subject(), "pods by CRI with cniVersion 1.1.0: the same", || {
+    reported(&subject(), &format!("bridge + portmap, cniVersion 1.1.0: {EXERCISE}"), || {
         if !knows_status() {
             tests::skip("its libcni does not know it");
         }
