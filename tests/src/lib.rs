@@ -12,6 +12,7 @@ pub mod case;
 pub mod chained;
 pub mod cnitool;
 pub mod config;
+pub mod docs;
 pub mod expected;
 pub mod host;
 pub mod image;

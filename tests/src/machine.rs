@@ -25,7 +25,9 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
 };
 
-use crate::{Host, NetNs, Place, case, host::SCRATCH, settings::bin_dir};
+use serde_json::{Value, json};
+
+use crate::{Host, NetNs, Place, case, config::with, host::SCRATCH, settings::bin_dir};
 
 /// Where runtimes look for plugins by default.
 pub const PLUGINS: &str = "/opt/cni/bin";
@@ -33,6 +35,8 @@ pub const PLUGINS: &str = "/opt/cni/bin";
 pub const NETWORKS: &str = "/etc/cni/net.d";
 /// What plugins and runtimes know a boot by.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// host-local's own records of reservations, a folder for each network.
+const RECORDS: &str = "/var/lib/cni/networks/.oxbridge";
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// How the names of ours begin; the process id of the tests follows.
 const CGROUP: &str = "oxbridge-test";
@@ -87,6 +91,20 @@ impl Machine {
         let id = format!("{SCRATCH}/boot_id");
         self.host.write(&id, "11111111-2222-3333-4444-555555555555\n");
         self.run(&format!("mount --bind {id} {BOOT_ID}"));
+        self.age_reservations();
+    }
+
+    /// As if all attachments had been made before the machine was last started: the kernel's clock goes on.
+    fn age_reservations(&self) {
+        for network in self.host.files(RECORDS) {
+            let folder = format!("{RECORDS}/{network}");
+            // Beside them is the index.
+            for name in self.host.files(&folder).iter().filter(|name| name.len() == 32) {
+                let path = format!("{folder}/{name}");
+                let record: Value = serde_json::from_str(&self.host.read(&path).unwrap()).unwrap();
+                self.host.write(&path, with(&record, json!({ "time": 1_000_000_000 })).to_string());
+            }
+        }
     }
 
     /// Starts the first process.

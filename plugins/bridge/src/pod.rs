@@ -223,7 +223,8 @@ fn hint(error: &netlink::Error) -> &'static str {
 /// An address that this kernel cannot have.
 pub(crate) fn no_ipv6() -> Error {
     Error::internal("IPAM gave an IPv6 address, but the kernel has no IPv6").with_details(
-        "the kernel was built or booted without IPv6 (ipv6.disable=1): remove the IPv6 ranges from the config",
+        "the kernel was built or booted without IPv6 (ipv6.disable=1): remove the IPv6 ranges from the config; or \
+         /proc/sys/net is hidden from the plugins: let them see it",
     )
 }
 

@@ -176,6 +176,28 @@ fn a_pod_that_may_not_have_ipv6() {
     });
 }
 
+#[test]
+fn a_proc_sys_that_is_hidden() {
+    case(|| {
+        not_for_reference(REASON);
+        for host in hosts() {
+            forward(&host, true);
+            host.run("mount -t tmpfs -o ro tmpfs /proc/sys");
+            let pod = host.pod();
+            let add = |config: &Value| host.plugin("bridge").pod(&pod).config(config).add();
+            add(&config::dual_stack()).failure().is(999, "/proc/sys/net is hidden from the plugins");
+            assert!(
+                host.link(config::BRIDGE).is_none()
+                    && host.files(config::STORE).iter().all(|name| !name.contains("10."))
+            );
+            let result = add(&config::bridge()).result();
+            assert_reaches(&pod, config::GATEWAY4);
+            host.plugin("bridge").pod(&pod).config_with(&config::bridge(), &result).check().ok();
+            host.plugin("bridge").pod(&pod).config_with(&config::bridge(), &result).del().ok();
+        }
+    });
+}
+
 /// What the config asks for itself is not done without.
 #[test]
 fn settings_of_tuning_that_may_not_be_written() {

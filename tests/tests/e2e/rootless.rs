@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use tests::{
-    Host, Place, Pod,
+    Host, Network, Place, Pod, case,
     chained::{self, Chain, everything, valid},
     config::{self, STORE, with},
     netns::Process,
@@ -13,7 +13,7 @@ use tests::{
     settings::{is_reference, not_for_reference},
     snapshot::Snapshot,
     traffic::{
-        Transport, ask, assert_reaches,
+        Server, Transport, ask, assert_reaches,
         outside::{HOST4, HOST6, SERVER4, SERVER6},
     },
     userns::Users,
@@ -202,5 +202,45 @@ fn a_pod_with_a_user_namespace_of_its_own() {
             assert!(pod.link("eth0").is_none() && !host.files(STORE).iter().any(|name| name.starts_with("10.")));
             host.assert_as(&before);
         }
+    });
+}
+
+/// A network as nerdctl writes them, under the version and the arguments of its hook.
+#[test]
+fn as_nerdctl_calls_it() {
+    case(|| {
+        let host = Host::rootless(Users::Many);
+        host.outside();
+        let config = json!({ "cniVersion": "1.0.0", "name": "bridge", "nerdctlID": "17f29b07", "nerdctlLabels": {},
+            "plugins": [
+                { "type": "bridge", "bridge": "nerdctl0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
+                  "ipam": { "type": "host-local", "routes": [{ "dst": "0.0.0.0/0" }],
+                            "ranges": [[{ "subnet": "10.4.0.0/24", "gateway": "10.4.0.1" }]] } },
+                { "type": "portmap", "capabilities": { "portMappings": true } },
+                { "type": "firewall", "ingressPolicy": "same-bridge" },
+                { "type": "tuning" },
+            ] });
+        let network = Network::of_list(&host, &config);
+        let process = Process::with_netns(&host, &[]);
+        let pod = Pod { path: process.path(), ns: process.netns(), ..host.pod() };
+        let call = |command: &str| {
+            let ports = json!({ "portMappings": [
+                { "hostPort": 8080, "containerPort": CONTAINER_PORT, "protocol": "tcp", "hostIP": "0.0.0.0" }] });
+            let args = "IgnoreUnknown=1;NERDCTL_CNI_DHCP_HOSTNAME=web";
+            network.call(command, &pod).env("CAP_ARGS", &ports.to_string()).env("CNI_ARGS", args).run()
+        };
+        call("add").ok();
+        assert_reaches(&pod, SERVER4);
+        let _server = Server::start(&pod, NAME, at("10.4.0.2", CONTAINER_PORT));
+        // RootlessKit's port driver connects inside.
+        assert_eq!(ask(&host, Transport::Tcp, at("127.0.0.1", 8080)).unwrap().server, NAME);
+        if !is_reference() {
+            call("check").ok();
+        }
+        call("del").ok();
+        call("del").ok();
+        assert!(
+            pod.link("eth0").is_none() && host.files("/var/lib/cni/networks/bridge").iter().all(|f| f != "10.4.0.2")
+        );
     });
 }

@@ -1,14 +1,15 @@
 //! A node whose plugins are replaced under its running pods, and put back: by the commands of `docs/migrating.md`.
 
-use std::{fs, path::Path, thread};
+use std::{path::Path, thread};
 
 use serde_json::{Value, json};
 use tests::{
     Call, Host, Place, Pod, case,
     chained::{self, Chain, INSTALLED, bandwidth, firewall, portmap, tuning, valid},
     config::with,
+    docs,
     published::at,
-    settings::{self, is_reference, workspace},
+    settings::{self, is_reference},
     snapshot::elements,
     traffic::{
         PATIENCE, Server, Transport, ask, assert_reaches,
@@ -20,9 +21,7 @@ use crate::{delegate::script, flannel_add};
 
 /// What the document tells an operator to type, by the name in the comment before it.
 fn command(name: &str) -> String {
-    let text = fs::read_to_string(workspace().join("docs/migrating.md")).unwrap();
-    let (_, rest) = text.split_once(&format!("<!-- run: {name} -->\n```sh\n")).unwrap_or_else(|| panic!("no {name}"));
-    rest.split_once("```").unwrap().0.replace("./bin", settings::bin_dir().to_str().unwrap())
+    docs::command("migrating.md", name).replace("./bin", settings::bin_dir().to_str().unwrap())
 }
 
 /// Types it.

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, thread};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tests::{
-    Host, Place,
+    Host,
     config::{self, with},
     published::{CONTAINER_PORT, at},
     reported, settings,
@@ -15,8 +15,6 @@ use super::daemon::{Node, Sandbox, bridge, list, portmap, published, subject};
 
 /// Where the reservations of `bridge()` are.
 const STORE: &str = "/var/lib/cni/networks/pods";
-/// Where ours keeps what it knows of them.
-const RECORDS: &str = "/var/lib/cni/networks/.oxbridge/pods";
 /// The addresses of the small pool: all of 10.22.0.0/29 but the network's, the gateway's and the broadcast's.
 const SMALL: usize = 5;
 
@@ -84,7 +82,6 @@ fn the_node_is_rebooted() {
         assert!(error.message().contains("no IP addresses available"), "{error}");
 
         node.reboot();
-        long_ago(node.host());
         node.host().outside();
         let fresh: Vec<_> = (0..).take(SMALL).map(|n| run(&node, "new", n)).collect();
         let addresses: BTreeSet<_> = fresh.iter().map(|pod| pod.address(false)).collect();
@@ -107,17 +104,6 @@ fn the_node_is_rebooted() {
 
 fn run<'n>(node: &'n Node, name: &str, n: u16) -> Sandbox<'n> {
     node.run(&format!("{name}-{n}"), |pod| pod.port_mappings = vec![published(8000 + n)])
-}
-
-/// As if all attachments had been made before the machine was last started: this kernel was not.
-fn long_ago(host: &Host) {
-    let records: Vec<_> = host.files(RECORDS).into_iter().filter(|name| name.len() == 32).collect();
-    assert_eq!(records.len(), SMALL);
-    for name in records {
-        let path = format!("{RECORDS}/{name}");
-        let record: Value = serde_json::from_str(&host.read(&path).unwrap()).unwrap();
-        host.write(&path, with(&record, json!({ "time": 1_000_000_000 })).to_string());
-    }
 }
 
 /// # Panics

@@ -3,7 +3,7 @@
 mod calls;
 mod cri;
 mod ctr;
-mod daemon;
+pub(crate) mod daemon;
 mod life;
 mod pods;
 mod status;

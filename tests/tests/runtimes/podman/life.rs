@@ -2,10 +2,8 @@
 
 use std::thread;
 
-use serde_json::{Value, json};
 use tests::{
     Place,
-    config::with,
     published::at,
     reported, settings,
     traffic::{Server, Transport, ask, assert_reaches, outside::HOST4, reaches},
@@ -110,7 +108,6 @@ fn the_node_is_rebooted() {
             node.start("a", OPTIONS);
             node.start("b", "--network blue");
             node.reboot();
-            long_ago(&node);
             node.host().outside();
             node.podman("start a b");
             assert_works(&node);
@@ -120,17 +117,6 @@ fn the_node_is_rebooted() {
             assert!(!leases.iter().any(|name| name.starts_with("10.") || name.starts_with("fd00")), "{leases:?}");
         },
     );
-}
-
-/// As if all attachments had been made before the machine was last started: this kernel was not.
-fn long_ago(node: &Node) {
-    let folder = "/var/lib/cni/networks/.oxbridge/blue";
-    let records: Vec<_> = node.host().files(folder).into_iter().filter(|name| name.len() == 32).collect();
-    assert_eq!(records.len(), 2);
-    for path in records.iter().map(|name| format!("{folder}/{name}")) {
-        let record = serde_json::from_str::<Value>(&node.host().read(&path).unwrap()).unwrap();
-        node.host().write(&path, with(&record, json!({ "time": 1_000_000_000 })).to_string());
-    }
 }
 
 #[test]

@@ -5,5 +5,5 @@
 
 mod life;
 mod networks;
-mod node;
+pub(crate) mod node;
 mod ports;

@@ -5,19 +5,21 @@ use std::{
     fmt::Write as _,
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
     sync::{Mutex, OnceLock},
     thread,
 };
 
 use serde_json::Value;
-use tests::{Host, Machine, NetNs, Place, Snapshot, case, host::SCRATCH, image, report::Subject, settings, skip};
+use tests::{Host, Machine, NetNs, Place, Snapshot, case, docs, host::SCRATCH, image, report::Subject, settings, skip};
 
 /// Podman's own files that are of no interest to a snapshot: what a boot ends, locks, logs.
 const STATE: &str = "/run/test/podman";
 /// Where the programs are called by: with their libraries.
 const PROGRAMS: &str = "/run/test/podman/bin";
+/// What an operator writes for podman to use the plugins.
+const OPERATORS: &str = "/etc/containers/containers.conf.d/50-oxbridge.conf";
 /// A command of podman that takes longer is stuck: it is killed, and its test fails. Seconds.
 const STUCK: &str = "60";
 /// How much of the log a failure shows, in lines.
@@ -103,6 +105,16 @@ impl Node {
         result.map(|text| text.trim().to_owned())
     }
 
+    /// Types commands of a document.
+    pub(crate) fn type_commands(&self, commands: &str) {
+        let script = format!("PATH={PROGRAMS}:$PATH\n{commands}");
+        self.host().write(&format!("{SCRATCH}/commands"), script);
+        let result = self.machine().try_run(&format!("timeout -s KILL {STUCK} sh -ex {SCRATCH}/commands"));
+        let (Ok(text) | Err(text)) = &result;
+        _ = writeln!(self.log.lock().unwrap(), "{commands}{text}");
+        result.unwrap_or_else(|error| panic!("{commands}{error}"));
+    }
+
     /// Starts a container of the image, in which a server runs. `options` are those of `podman run`.
     pub(crate) fn start(&self, name: &str, options: &str) -> NetNs {
         self.try_start(name, options).unwrap_or_else(|error| panic!("{name} ({options}) does not start: {error}"))
@@ -144,7 +156,7 @@ impl Node {
         for line in ["ip address", "ip route", "ip -6 route", "nft list ruleset", "find /var/lib/cni /etc/cni"] {
             _ = writeln!(log, "$ {line}\n{}", self.machine().try_run(line).unwrap_or_else(|error| error));
         }
-        let path = case::keep(&format!("podman{}.log", self.machine().cgroup), &log);
+        let path = case::keep("podman", &log);
         let tail: Vec<_> = log.lines().rev().take(TAIL).collect();
         let tail: Vec<_> = tail.into_iter().rev().collect();
         println!("what podman was told, and the node's end ({}):\n{}", path.display(), tail.join("\n"));
@@ -182,19 +194,19 @@ fn configure(machine: &Machine) {
     );
     let storage =
         format!("[storage]\ndriver = \"overlay\"\ngraphroot = \"/var/lib/containers\"\nrunroot = \"{STATE}/run\"\n");
+    let policy = r#"{"default":[{"type":"insecureAcceptAnything"}]}"#;
+    let operators = docs::file("runtimes.md", OPERATORS);
+    machine.run("mkdir -p /etc/containers/containers.conf.d");
     for (path, text) in [
-        ("containers.conf", OPERATORS),
-        ("containers.conf.d/99-test.conf", &own),
-        ("storage.conf", &storage),
-        ("policy.json", r#"{"default":[{"type":"insecureAcceptAnything"}]}"#),
+        (OPERATORS, &operators),
+        ("/etc/containers/containers.conf.d/99-test.conf", &own),
+        ("/etc/containers/storage.conf", &storage),
+        ("/etc/containers/policy.json", &policy.to_owned()),
     ] {
-        machine.run("mkdir -p /etc/containers/containers.conf.d");
-        machine.enter(|| fs::write(Path::new("/etc/containers").join(path), text).unwrap());
+        machine.enter(|| fs::write(path, text).unwrap());
     }
     install(machine);
 }
-
-const OPERATORS: &str = "[network]\nnetwork_backend = \"cni\"\ncni_plugin_dirs = [\"/opt/cni/bin\"]\n";
 
 /// What a boot needs: the programs, findable with their libraries, as podman gives those that it starts no environment.
 /// And no cgroups, of which crun does not know all kinds.
