@@ -118,6 +118,14 @@ counts_of() {
     ' "$1"
 }
 
+# any_passed FILE: whether a test in it passed. A run that skips all it has, or has none, shows nothing.
+any_passed() {
+    local counts
+    counts=$(counts_of "$1")
+    counts=${counts:-0}
+    [ "${counts%% *}" -gt 0 ]
+}
+
 # in_words PASSED FAILED SKIPPED EXPECTED: the counts that are not 0, and the first.
 in_words() {
     local words="$1 passed"
