@@ -90,6 +90,20 @@ test_programs() {
         die "cargo built no test program"
 }
 
+# new_report FILE: an empty one for the rows of this run, which its owner and root can add to.
+new_report() {
+    export OXBRIDGE_REPORT=$1
+    as_owner mkdir -p "${1%/*}"
+    rm -f "$1"
+    as_owner touch "$1"
+}
+
+# not_here WHAT: it cannot be run here. That is said; CI is to run everything, and fails.
+not_here() {
+    if [ -n "${CI:-}" ]; then die "$*"; fi
+    say "skipped: $*"
+}
+
 # report_row KIND NAME VERSION WHAT RESULT COUNTS: a row for docs/compatibility.md, as the tests leave it
 # (tests/src/report.rs), where OXBRIDGE_REPORT names a file for it. No quotes in the values.
 report_row() {

@@ -40,9 +40,14 @@ beside() {
 
 # await NAME TITLE: what runs beside becomes a stage, with its own time.
 await() {
-    local pid=beside_$1 status=0
+    local pid=beside_$1 status=0 other others=()
     stage_begins "$2 (beside the others)"
     wait "${!pid}" || status=$?
+    # It has ended: another program may get its number.
+    for other in "${besides[@]}"; do
+        if [ "$other" != "${!pid}" ]; then others+=("$other"); fi
+    done
+    besides=(${others[@]+"${others[@]}"})
     cat "$stages_scratch/$1.log"
     [ $status = 0 ] || return $status
     cp "$stages_scratch/$1.log" "$stages_scratch/log"
