@@ -85,6 +85,8 @@ cpu_seconds() {
 # shellcheck disable=SC2317
 stages_end() {
     local status=$? pid
+    # Of timeout's and of make's signal, one is enough.
+    trap '' INT TERM
     for pid in ${besides[@]+"${besides[@]}"}; do kill -TERM -- "-$pid" 2>/dev/null || true; done
     if [ -n "$stage_title" ] && ! tail -n 1 "$OXBRIDGE_STAGES" | grep -q FAILED; then
         local counts=
