@@ -24,6 +24,8 @@ use super::cri::{Cri, Linux, Metadata, PodConfig, PodStatus, PortMapping};
 
 /// A daemon that is not ready after this will not be.
 const START: Duration = Duration::from_secs(60);
+/// Where the reservations of [`bridge()`] are.
+pub(crate) const STORE: &str = "/var/lib/cni/networks/pods";
 const DAEMON: &str = "containerd";
 /// Where a reboot leaves it.
 const LOG: &str = "/var/lib/containerd.log";
