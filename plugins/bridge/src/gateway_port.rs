@@ -59,7 +59,8 @@ pub(crate) fn ready(
     let name = gateway_port(&bridge.name, vlan);
     let Some(found) = find(socket, bridge.index, &name, vlan)? else { return Ok(None) };
     let amiss = amiss(socket, plan, bridge, vlan, mtu, &found)?;
-    let is_ready = amiss == Amiss::default() && found.gateway.accept_ra.unwrap_or(0) == 0;
+    let is_deaf = found.maker == Maker::SomebodyElse || found.gateway.accept_ra.unwrap_or(0) == 0;
+    let is_ready = amiss == Amiss::default() && is_deaf;
     Ok(is_ready.then(|| describe(bridge, vlan, &found)))
 }
 
@@ -113,7 +114,7 @@ pub(crate) fn check(socket: &mut Socket, bridge: &Link, vlan: u16) -> Result<Lin
 /// Whether no port of the bridge but the gateway's own is in the VLAN.
 pub(crate) fn is_unused(socket: &mut Socket, bridge: u32, vlan: u16, gateway: u32) -> netlink::Result<bool> {
     let own = link::by_index(socket, gateway)?.and_then(|link| link.peer);
-    let is_other = |p: &PortVlans| p.bridge == bridge && Some(p.port) != own && p.has(vlan);
+    let is_other = |p: &PortVlans| p.is_port() && p.bridge == bridge && Some(p.port) != own && p.has(vlan);
     Ok(!port_vlans(socket)?.iter().any(is_other))
 }
 
@@ -156,7 +157,7 @@ fn unused(socket: &mut Socket, bridge: &Link) -> Result<Vec<Link>, Error> {
 
 /// The ports of a bridge that are alone in the VLAN of their untagged frames.
 fn lonely(all: &[PortVlans], bridge: u32) -> Vec<(u32, u16)> {
-    let ports: Vec<_> = all.iter().filter(|p| p.bridge == bridge).collect();
+    let ports: Vec<_> = all.iter().filter(|p| p.is_port() && p.bridge == bridge).collect();
     let access = |p: &PortVlans| p.vlans.iter().find(|range| range.pvid && range.untagged).map(|range| range.first);
     ports
         .iter()
@@ -246,7 +247,10 @@ fn reconcile(
         ))
         .with_details("the gateway of a VLAN needs this name: rename that link, or put its other end into the VLAN"));
     }
-    refuse_advertisements(gateway);
+    // By one of somebody else's the host may have its own router.
+    if found.maker != Maker::SomebodyElse {
+        refuse_advertisements(gateway);
+    }
     let mut request = Request::new();
     if let Some(port) = &found.port {
         if amiss.off_bridge {
