@@ -90,6 +90,20 @@ test_programs() {
         die "cargo built no test program"
 }
 
+# new_report FILE: an empty one for the rows of this run, which its owner and root can add to.
+new_report() {
+    export OXBRIDGE_REPORT=$1
+    as_owner mkdir -p "${1%/*}"
+    rm -f "$1"
+    as_owner touch "$1"
+}
+
+# not_here WHAT: it cannot be run here. That is said; CI is to run everything, and fails.
+not_here() {
+    if [ -n "${CI:-}" ]; then die "$*"; fi
+    say "skipped: $*"
+}
+
 # report_row KIND NAME VERSION WHAT RESULT COUNTS: a row for docs/compatibility.md, as the tests leave it
 # (tests/src/report.rs), where OXBRIDGE_REPORT names a file for it. No quotes in the values.
 report_row() {
@@ -116,6 +130,14 @@ counts_of() {
         /^expected failure: / { expected++ }
         END { if (any) print passed - skipped - expected, failed + 0, skipped + 0, expected + 0 }
     ' "$1"
+}
+
+# any_passed FILE: whether a test in it passed. A run that skips all it has, or has none, shows nothing.
+any_passed() {
+    local counts
+    counts=$(counts_of "$1")
+    counts=${counts:-0}
+    [ "${counts%% *}" -gt 0 ]
 }
 
 # in_words PASSED FAILED SKIPPED EXPECTED: the counts that are not 0, and the first.

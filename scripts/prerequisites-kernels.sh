@@ -10,21 +10,29 @@ get_kernels() {
         warn "note: no other kernels for this machine: they are Debian's for x86-64"
         return
     fi
-    local kind package
+    local kind package updated=
+    if ! ls "$build_dir"/kernels/*/kernel >/dev/null 2>&1 && ! can_unpack kernels; then return 0; fi
+    # They boot what an earlier machine fetched, too.
+    install_kernel_tools
     for kind in uml 6.1 6.12; do
         if [ -x "$build_dir/kernels/$kind/kernel" ]; then continue; fi
         can_unpack kernels || return 0
         package=$(kernel_package "$kind")
+        if [ -z "$package" ] && [ -z "$updated" ]; then
+            apt_update
+            updated=1
+            package=$(kernel_package "$kind")
+        fi
         if [ -z "$package" ]; then
             warn "note: this release of Debian has no such kernel: $kind"
             continue
         fi
-        install_kernel_tools
         unpack "kernels/$kind.unpack" "$package" busybox-static
         sort_kernel "$build_dir/kernels/$kind.unpack"
         as_owner mv "$build_dir/kernels/$kind.unpack" "$build_dir/kernels/$kind"
     done
     for kind in "$build_dir"/kernels/*/kernel; do
+        [ -x "$kind" ] || continue
         kind=${kind%/kernel}
         if [ ! "$kind/first-root" -nt scripts/guest-init ]; then make_first_root "$kind"; fi
     done
@@ -41,10 +49,11 @@ install_kernel_tools() {
 # Prints what the newest of this kind is called today; nothing if there is none.
 kernel_package() {
     if [ "$1" = uml ]; then
-        apt-cache pkgnames user-mode-linux | sed -n '/^user-mode-linux$/p'
+        { apt-cache pkgnames user-mode-linux || true; } | sed -n '/^user-mode-linux$/p'
     else
-        apt-cache depends linux-image-amd64 "linux-image-$1-amd64" 2>/dev/null |
-            sed -n "s/^ *Depends: \(linux-image-${1//./\\.}[.-][^ ]*\)$/\1/p" | head -n 1
+        # It fails where it knows neither.
+        { apt-cache depends linux-image-amd64 "linux-image-$1-amd64" 2>/dev/null || true; } |
+            sed -n "s/^ *Depends: \(linux-image-${1//./\\.}[.-][^ ]*\)$/\1/p" | sed 1q
     fi
 }
 

@@ -40,9 +40,14 @@ beside() {
 
 # await NAME TITLE: what runs beside becomes a stage, with its own time.
 await() {
-    local pid=beside_$1 status=0
+    local pid=beside_$1 status=0 other others=()
     stage_begins "$2 (beside the others)"
     wait "${!pid}" || status=$?
+    # It has ended: another program may get its number.
+    for other in "${besides[@]}"; do
+        if [ "$other" != "${!pid}" ]; then others+=("$other"); fi
+    done
+    besides=(${others[@]+"${others[@]}"})
     cat "$stages_scratch/$1.log"
     [ $status = 0 ] || return $status
     cp "$stages_scratch/$1.log" "$stages_scratch/log"
@@ -80,6 +85,8 @@ cpu_seconds() {
 # shellcheck disable=SC2317
 stages_end() {
     local status=$? pid
+    # Of timeout's and of make's signal, one is enough.
+    trap '' INT TERM
     for pid in ${besides[@]+"${besides[@]}"}; do kill -TERM -- "-$pid" 2>/dev/null || true; done
     if [ -n "$stage_title" ] && ! tail -n 1 "$OXBRIDGE_STAGES" | grep -q FAILED; then
         local counts=

@@ -120,15 +120,27 @@ pub(crate) fn say(line: &str) {
     _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Keeps a text about the running test's failure for people, and returns where: below `target/logs`, as its owner's.
-pub fn keep(what: &str, text: &str) -> PathBuf {
+/// Keeps a text about the running test's failure for people, below `target/logs` and as its owner's; prints where, and its
+/// last lines.
+pub fn keep(what: &str, text: &str, lines: usize) {
+    // The test is failing already: nothing here may panic.
+    let place = match write(what, text) {
+        Ok(path) => path.display().to_string(),
+        Err(error) => format!("not kept: {error}"),
+    };
+    let mut tail: Vec<_> = text.lines().rev().take(lines).collect();
+    tail.reverse();
+    println!("the end of {what}'s log ({place}):\n{}", tail.join("\n"));
+}
+
+fn write(what: &str, text: &str) -> io::Result<PathBuf> {
     let test = thread::current().name().unwrap_or("test").replace("::", "-");
-    let (folder, owner) = (workspace().join("target/logs"), fs::metadata(workspace()).unwrap());
+    let (folder, owner) = (workspace().join("target/logs"), fs::metadata(workspace())?);
     let path = folder.join(format!("{test}.{what}.log"));
-    fs::create_dir_all(&folder).unwrap();
-    fs::write(&path, text).unwrap();
+    fs::create_dir_all(&folder)?;
+    fs::write(&path, text)?;
     for made in [&folder, &path] {
-        chown(made, Some(owner.uid()), Some(owner.gid())).unwrap();
+        chown(made, Some(owner.uid()), Some(owner.gid()))?;
     }
-    path
+    Ok(path)
 }

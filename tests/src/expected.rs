@@ -89,6 +89,7 @@ pub const FAILURES: &[(&str, &[&str])] = &[
             "vlan_traffic::a_trunks_native_vlan_is_its_access_vlan",
             "vlan_traffic::in_a_vlan_the_spoof_filter_holds_whatever_the_tag",
             "vlan_traffic::no_tag_leads_out_of_a_vlan",
+            "vlan_traffic::the_default_vlan_leads_in_and_a_tag_leads_out",
         ],
     ),
     (

@@ -14,6 +14,7 @@ use std::{
     sync::{
         Mutex, Once, PoisonError,
         atomic::{AtomicU32, Ordering},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -40,6 +41,8 @@ const RECORDS: &str = "/var/lib/cni/networks/.oxbridge";
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// How the names of ours begin; the process id of the tests follows.
 const CGROUP: &str = "oxbridge-test";
+/// A first process that says nothing for so long is stuck.
+const BOOT: Duration = Duration::from_secs(60);
 /// A control group that has just lost its last process may be busy for a moment.
 const CGROUP_GONE: Duration = Duration::from_secs(10);
 
@@ -118,9 +121,14 @@ impl Machine {
             Command::new("bash").args(["-c", INIT]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
         };
         let mut init = host.enter(start);
-        let mut line = String::new();
-        BufReader::new(init.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n", "the machine did not boot: {:?}", init.wait());
+        let (said, line) = mpsc::channel();
+        let stdout = init.stdout.take().unwrap();
+        thread::spawn(move || _ = said.send(BufReader::new(stdout).lines().next()));
+        let line = line.recv_timeout(BOOT);
+        if !matches!(&line, Ok(Some(Ok(line))) if line == "ready") {
+            _ = init.kill();
+            panic!("the machine did not boot within {BOOT:?}: {line:?}, {:?}", init.wait());
+        }
         let namespace = |name: &str| File::open(format!("/proc/{}/ns/{name}", init.id())).unwrap();
         let (mounts, processes) = (namespace("mnt"), namespace("pid"));
         Self { host, cgroup, _held: init.stdin.take().unwrap(), init, programs: Mutex::default(), mounts, processes }

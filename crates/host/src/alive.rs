@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process;
 
 /// A process, told from later ones of its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,18 +12,23 @@ pub struct Process {
     pub pid: u32,
     /// When it began, in the kernel's ticks since the boot (`proc(5)`).
     pub start: u64,
-    /// Inode number of the namespace that its number is of.
+    /// Inode number of the namespace that its number is of; 0, which none has, where that one's `/proc` is not at hand.
     pub namespace: u64,
 }
 
 impl Process {
-    /// The process of this number; `None` if there is none, or `/proc` does not tell.
+    /// The process of this number; `None` if there is none. Where `/proc` does not tell, it is one of which nobody can
+    /// ever tell whether it is still there.
     #[must_use]
     pub fn look(pid: u32) -> Option<Self> {
-        Some(Self { pid, start: start_of(pid)?, namespace: namespace()? })
+        match namespace() {
+            Some(namespace) => Some(Self { pid, start: start_of(pid)?, namespace }),
+            None => Some(Self { pid, start: 0, namespace: 0 }),
+        }
     }
 
-    /// Whether it is still there. `None`: it cannot be told, as its number is another namespace's.
+    /// Whether it is still there. `None`: it cannot be told, as its number is another namespace's than ours or
+    /// `/proc`'s.
     #[must_use]
     pub fn is_alive(&self) -> Option<bool> {
         let is_visible = namespace()? == self.namespace;
@@ -29,7 +36,12 @@ impl Process {
     }
 }
 
+/// Our namespace, if `/proc` shows its numbers. In a container that was given the host's mounts it shows the host's, and
+/// our numbers are those of other processes there.
 fn namespace() -> Option<u64> {
+    if fs::read_link("/proc/self").ok()? != Path::new(&process::id().to_string()) {
+        return None;
+    }
     fs::metadata("/proc/self/ns/pid").ok().map(|meta| meta.ino())
 }
 
@@ -44,6 +56,7 @@ fn start_of(pid: u32) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::env;
     use std::process::{Command, id};
 
     use super::*;
@@ -64,5 +77,35 @@ mod tests {
         child.wait().unwrap();
         assert_eq!(process.is_alive(), Some(false));
         assert_eq!(Process::look(process.pid), None);
+    }
+
+    /// Runs itself as process 1 of a new namespace, with the `/proc` of this one.
+    #[test]
+    fn a_proc_of_another_namespace_tells_nothing() {
+        const INSIDE: &str = "OXBRIDGE_TEST_INSIDE";
+        if env::var_os(INSIDE).is_some() {
+            let own = Process::look(id()).unwrap();
+            assert_eq!(own, Process { pid: 1, start: 0, namespace: 0 });
+            assert_eq!(own.is_alive(), None);
+            let namespace = fs::metadata("/proc/self/ns/pid").unwrap().ino();
+            assert_eq!(Process { namespace, ..own }.is_alive(), None, "recorded where /proc was the right one");
+            return;
+        }
+        let unshare = || {
+            let mut command = Command::new("unshare");
+            command.args(["--pid", "--fork"]);
+            command
+        };
+        if env::var_os("OXBRIDGE_EMULATOR").is_some()
+            || !unshare().arg("true").output().is_ok_and(|o| o.status.success())
+        {
+            println!("skipped: making PID namespaces needs root and the real kernel");
+            return;
+        }
+        let test = "alive::tests::a_proc_of_another_namespace_tells_nothing";
+        let inside =
+            unshare().arg(env::current_exe().unwrap()).args(["--exact", test]).env(INSIDE, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&inside.stdout);
+        assert!(inside.status.success() && said.contains("1 passed"), "{said}");
     }
 }

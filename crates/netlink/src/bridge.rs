@@ -2,10 +2,12 @@
 //!
 //! Source: `net/bridge/br_netlink.c`, `include/uapi/linux/if_bridge.h`.
 
+use nix::errno::Errno;
 use nix::libc;
 use rtnetlink::LinkBridgePort;
 
 use crate::link::IFINFOMSG_LEN;
+use crate::socket::DUMP_TRIES;
 use crate::wire::{ACK, Attrs, Message, Request, Writer, u32_ne};
 use crate::{Result, Socket};
 
@@ -87,18 +89,24 @@ pub fn push_vlans(request: &mut Request, index: u32, remove: &[VlanRange], add: 
     push_vlan_list(request, libc::RTM_SETLINK, index, add);
 }
 
-/// A port of a bridge with its VLANs.
+/// A port of a bridge with its VLANs; or the bridge with those in which it takes part itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortVlans {
     /// Index of the port.
     pub port: u32,
-    /// Index of its bridge.
+    /// Index of its bridge; for the bridge itself the same.
     pub bridge: u32,
     /// Its VLANs.
     pub vlans: Vec<VlanRange>,
 }
 
 impl PortVlans {
+    /// Whether it is a port, and not the bridge itself.
+    #[must_use]
+    pub fn is_port(&self) -> bool {
+        self.port != self.bridge
+    }
+
     /// Whether it is in this VLAN.
     #[must_use]
     pub fn has(&self, id: u16) -> bool {
@@ -106,8 +114,34 @@ impl PortVlans {
     }
 }
 
-/// The VLANs of all ports of all bridges; it costs time for each.
+/// The VLANs of all ports of all bridges, and of the bridges themselves; it costs time for each.
+///
+/// Whole also while ports go: the kernel resumes such a dump by counting, and says nothing (no `NLM_F_DUMP_INTR`) where it
+/// skips one because another before it is gone. The one that is gone is in no second dump, so that two alike are whole.
+/// Errors: `EINTR` where ports come and go without an end.
 pub fn port_vlans(socket: &mut Socket) -> Result<Vec<PortVlans>> {
+    let mut last = dump_port_vlans(socket)?;
+    for _ in 0..DUMP_TRIES {
+        let next = dump_port_vlans(socket)?;
+        if next == last {
+            return Ok(next);
+        }
+        last = next;
+    }
+    Err(Errno::EINTR.into())
+}
+
+/// The VLANs of a port, or of a bridge itself; none for what is neither.
+pub fn vlans(socket: &mut Socket, index: u32) -> Result<Vec<VlanRange>> {
+    let of = |all: Vec<PortVlans>| all.into_iter().find(|p| p.port == index).map(|p| p.vlans);
+    // What a single dump says of a port is right; only that it says nothing may be wrong.
+    match of(dump_port_vlans(socket)?) {
+        Some(vlans) => Ok(vlans),
+        None => Ok(of(port_vlans(socket)?).unwrap_or_default()),
+    }
+}
+
+fn dump_port_vlans(socket: &mut Socket) -> Result<Vec<PortVlans>> {
     socket.dump(
         libc::RTM_GETLINK,
         |w| {
@@ -117,11 +151,6 @@ pub fn port_vlans(socket: &mut Socket) -> Result<Vec<PortVlans>> {
         },
         |message| read_vlans(&message),
     )
-}
-
-/// The VLANs of a port.
-pub fn vlans(socket: &mut Socket, index: u32) -> Result<Vec<VlanRange>> {
-    Ok(port_vlans(socket)?.into_iter().filter(|p| p.port == index).flat_map(|p| p.vlans).collect())
 }
 
 /// All in one message: an attribute a VLAN, two a range.
@@ -179,11 +208,10 @@ pub(crate) fn read_port(data: Attrs<'_>) -> PortState {
     }
 }
 
-/// `None` for what is no port: a bridge also tells of the VLANs in which it takes part itself.
 fn read_vlans(message: &Message<'_>) -> Option<PortVlans> {
     let port = u32_ne(&message.body.get(..IFINFOMSG_LEN)?[4..])?;
     let attributes = || Attrs::behind(message.body, IFINFOMSG_LEN);
-    let bridge = attributes().find(IFLA_MASTER).and_then(u32_ne).filter(|bridge| *bridge != port)?;
+    let bridge = attributes().find(IFLA_MASTER).and_then(u32_ne)?;
     let mut vlans: Vec<VlanRange> = Vec::new();
     let mut is_open = false;
     let infos = attributes().nested(IFLA_AF_SPEC).filter(|(kind, _)| *kind == IFLA_BRIDGE_VLAN_INFO);
@@ -290,8 +318,7 @@ mod tests {
         let port = read(&of_port(7)).unwrap();
         assert_eq!(port, PortVlans { port: 7, bridge: 3, vlans: vlans.clone() });
         assert!([100, 200, 250, 299, 9].iter().all(|id| port.has(*id)) && !port.has(300));
-        // The bridge's own.
-        assert_eq!(read(&of_port(3)), None);
+        assert!(port.is_port() && !read(&of_port(3)).unwrap().is_port(), "the bridge's own");
     }
 
     #[test]

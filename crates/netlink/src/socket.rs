@@ -17,7 +17,7 @@ const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 /// A dump that other writers disturb is asked for again this often, then its last answer is an error.
-const DUMP_TRIES: usize = 20;
+pub(crate) const DUMP_TRIES: usize = 20;
 /// Messages of one send whose acknowledgements fit into the smallest receive buffer (each takes some 800 bytes of it).
 const SLICE: usize = 64;
 /// The kernel builds dump messages of at most 32 KiB.

@@ -147,7 +147,16 @@ impl Present {
         {
             return Verdict::Kept(why);
         }
-        judge(&Evidence { link: self.renamed_link(&attachment.identity()), ..evidence })
+        judge(&Evidence { link: self.last_look(&attachment.identity()), ..evidence })
+    }
+
+    /// The host's end, once who makes it has ended. By its names again: the link may have been made since they were looked
+    /// for, and since the veths were listed for an earlier record.
+    fn last_look(&self, identity: &[u8; 16]) -> HostLink {
+        match host_link(identity) {
+            HostLink::Missing => self.renamed_link(identity),
+            found => found,
+        }
     }
 
     /// The host's end under a name that somebody gave it.
@@ -260,6 +269,9 @@ pub fn host_link(identity: &[u8; 16]) -> HostLink {
 
 #[cfg(test)]
 mod tests {
+    use netlink::link::NewBridge;
+    use nix::sched::{CloneFlags, unshare};
+
     use super::*;
 
     fn at(netns: &str) -> Trace<'_> {
@@ -334,6 +346,27 @@ mod tests {
         assert!(why(unseen, now).is_some());
         assert_eq!(why(unseen, now - LONGEST_ADD), None);
         assert_eq!(under_way(&at("/run/netns/x")), None);
+    }
+
+    /// In a network namespace of its own, which needs root.
+    #[test]
+    fn a_link_made_after_the_veths_were_listed_is_found() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: making network namespaces needs root");
+            return;
+        }
+        std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let (present, identity) = (Present::new("", None), [0x5a; 16]);
+            assert_eq!(present.last_look(&identity), HostLink::Missing);
+            assert!(present.veths.get().is_some());
+            let name = host_ifname(&identity, 0);
+            let new = NewBridge { name: &name, mac: [2, 0, 0, 0, 0, 1], mtu: None, vlan_filtering: false };
+            link::create_bridge(&mut Socket::open(Protocol::Route).unwrap(), &new).unwrap();
+            assert_eq!(present.last_look(&identity), HostLink::There(name));
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

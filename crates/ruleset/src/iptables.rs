@@ -29,23 +29,18 @@ pub fn restore(family: Family, script: &str) -> Result<(), Error> {
 /// As [`restore`].
 pub fn restore_xtables(family: Family, script: &str) -> Result<(), Error> {
     let legacy = if family == Family::Ip { "iptables-legacy-restore" } else { "ip6tables-legacy-restore" };
-    restore_by(legacy, program(family, "-restore"), script, PATIENCE).map_err(|e| changing(&e))
-}
-
-/// The same by the first of two programs, or by the second where that one is not there.
-///
-/// # Errors
-/// What the program says, or that there is none.
-pub fn restore_by(first: &str, second: &str, script: &str, patience: Duration) -> Result<(), process::Error> {
-    match run_restore(first, script, patience) {
-        Err(error) if error.is_absent() => run_restore(second, script, patience),
-        result => result,
+    match run_restore(legacy, script, PATIENCE) {
+        Err(error) if error.is_absent() => restore(family, script),
+        result => result.map_err(|e| changing(&e)),
     }
 }
 
-/// Of its time the program waits three quarters for the lock of x_tables, in whole seconds: the rest is for the work, and
-/// for its own word that it did not get it.
-fn run_restore(program: &str, script: &str, patience: Duration) -> Result<(), process::Error> {
+/// Has this program carry out the script. Of its time it waits three quarters for the lock of x_tables, in whole seconds:
+/// the rest is for the work, and for its own word that it did not get it.
+///
+/// # Errors
+/// What the program says, or why it cannot be run.
+pub fn run_restore(program: &str, script: &str, patience: Duration) -> Result<(), process::Error> {
     let wait = (patience * 3 / 4).as_secs().max(1).to_string();
     process::run(program, &["--noflush", "--wait", &wait], script.as_bytes(), patience).map(drop)
 }

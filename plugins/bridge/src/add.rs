@@ -211,6 +211,15 @@ impl Connection<'_> {
     /// sees for which of them it needs a gateway. `None`: the bridge is gone.
     fn join(&self, host: &mut Socket, bridge: &Bridge, undo: &mut Undo<'_>) -> Result<Option<Veth>, Error> {
         plugin::step()?;
+        if self.plan.vlans.access.is_some() && !self.gateways.is_empty() {
+            // Whoever made the gateway may fail as well, and leave it for this pod. Once that is gone, as it comes later.
+            let name = self.plan.bridge.clone();
+            undo.push("removing the VLAN's gateway", move || -> Result<(), Error> {
+                let mut host = plugin::open(Protocol::Route)?;
+                let bridge = bridge::get(&mut host, &name)?;
+                bridge.map_or(Ok(()), |bridge| gateway_port::remove_unused(&mut host, &bridge))
+            });
+        }
         let veth = veth::create(host, self.attachment, bridge, self.netns, self.plan.mac, self.mtu, undo)?;
         if let Some(veth) = &veth {
             plugin::step()?;

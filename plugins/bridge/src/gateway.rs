@@ -37,7 +37,7 @@ impl GatewayLink {
     fn is_unused(&self, socket: &mut Socket) -> netlink::Result<bool> {
         match self.vlan {
             None => bridge::is_unused(socket, self.bridge),
-            Some(vlan) => gateway_port::is_unused(socket, self.bridge, vlan, self.index),
+            Some(vlan) => gateway_port::is_unused(socket, vlan, self.index),
         }
     }
 }

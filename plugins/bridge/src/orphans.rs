@@ -13,20 +13,26 @@ use crate::{gateway_port, rules};
 /// Looks for it, once a minute at most, and removes it: whatever is in our sets is of an attachment that had a link.
 pub(crate) fn sweep() {
     orphans::sweep("bridge", || {
-        let socket =
-            Socket::open(Protocol::Route).map_err(|e| Error::internal(format!("failed to ask for links: {e}")));
-        gateway_port::remove_unused_everywhere(&mut socket?)?;
-        let Some(mut nft) = ruleset::open()? else { return Ok(()) };
-        let owners = owners(&mut nft).map_err(|e| Error::internal(format!("failed to read nf_tables: {e}")))?;
-        let gone = Orphans::among(owners)?;
-        if gone.is_empty() {
-            return Ok(());
-        }
-        let is_gone = |element: &Element| identity(element).is_some_and(|identity| gone.has(&identity));
-        let removed = ruleset::remove(&mut nft, rules::sets, is_gone, |_, _| Ok(()))?;
-        ruleset::tell_of_orphans("bridge", &removed);
-        Ok(())
+        Error::first_of([gateways(), elements()].into_iter().filter_map(Result::err).collect())
     });
+}
+
+fn gateways() -> Result<(), Error> {
+    let socket = Socket::open(Protocol::Route).map_err(|e| Error::internal(format!("failed to ask for links: {e}")));
+    gateway_port::remove_unused_everywhere(&mut socket?)
+}
+
+fn elements() -> Result<(), Error> {
+    let Some(mut nft) = ruleset::open()? else { return Ok(()) };
+    let owners = owners(&mut nft).map_err(|e| Error::internal(format!("failed to read nf_tables: {e}")))?;
+    let gone = Orphans::among(owners)?;
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let is_gone = |element: &Element| identity(element).is_some_and(|identity| gone.has(&identity));
+    let removed = ruleset::remove(&mut nft, rules::sets, is_gone, |_, _| Ok(()))?;
+    ruleset::tell_of_orphans("bridge", &removed);
+    Ok(())
 }
 
 fn owners(nft: &mut Nft) -> netlink::Result<HashSet<[u8; 16]>> {

@@ -99,12 +99,13 @@ fn look(attachment: &Attachment, target: &Target<'_>) -> Result<Found, Error> {
     }
     let mut nft = Nft::open().map_err(|e| failed("open nf_tables", &e))?;
     let reading = |e| failed("read the rules", &e);
-    let Some(missing) = native::missing(&mut nft, attachment, target).map_err(reading)? else {
+    let Some(mut missing) = native::missing(&mut nft, attachment, target).map_err(reading)? else {
         return Ok(Found::Whole);
     };
-    let beside = target.by_interface(&attachment.ifname);
-    if native::missing(&mut nft, attachment, &beside).map_err(reading)?.is_none() {
-        return Ok(Found::Whole);
+    match native::missing_beside(&mut nft, attachment, target).map_err(reading)? {
+        Some(None) => return Ok(Found::Whole),
+        Some(Some(what)) => missing = what,
+        None => {}
     }
     let count = target.mappings().count();
     if reference::has_nft_rules(&mut nft, attachment, target.pod.addr(), count).map_err(reading)? {

@@ -100,10 +100,15 @@ impl Conditions {
         self.all.iter().map(one).collect::<Vec<_>>().join(" ")
     }
 
-    /// Names their rule and map: equal conditions share them.
+    /// Names their rule and map: equal conditions share them. With an interface: `<of its name>`, and `-<of the
+    /// conditions>` if there are any.
     pub(crate) fn id(&self) -> String {
-        let of_interface = self.ifname.as_ref().map(|ifname| format!("\0{ifname}")).unwrap_or_default();
-        cni::attachment::sha512_hex(&format!("{}{of_interface}", self.text()), 12)
+        let of_conditions = || cni::attachment::sha512_hex(&self.text(), 12);
+        match self.ifname.as_ref().map(|ifname| cni::attachment::sha512_hex(ifname, 6)) {
+            None => of_conditions(),
+            Some(of_interface) if self.all.is_empty() => of_interface,
+            Some(of_interface) => format!("{of_interface}-{}", of_conditions()),
+        }
     }
 }
 

@@ -4,13 +4,15 @@
 use std::net::IpAddr;
 
 use cni::{Attachment, Error};
+use netlink::Socket;
 use netlink::nft::{Family, Nft};
+use plugin::host_end;
 use ruleset::TABLE;
 
 use crate::add::failed;
 use crate::condition::Conditions;
 use crate::config::{Mapping, Protocol, Target};
-use crate::iptables::ENTRIES;
+use crate::iptables::{ENTRIES, FIRST_INTERFACE};
 use crate::native::layout;
 use crate::reference;
 
@@ -20,14 +22,28 @@ pub(crate) struct Holder {
     pub(crate) chain: String,
     /// For people.
     pub(crate) name: String,
+    /// Of its rule.
+    pub(crate) comment: String,
+}
+
+/// Whether a rule with this comment is of another interface of the attachment's container, which is alive: our bridge
+/// plugin made its host link, and that is there.
+pub(crate) fn is_same_pod(route: &mut Socket, comment: &str, attachment: &Attachment) -> bool {
+    let Some((network, container, ifname)) = reference::owner(comment) else { return false };
+    let ifname = ifname.unwrap_or(FIRST_INTERFACE);
+    let other =
+        Attachment { network: network.to_owned(), container_id: container.to_owned(), ifname: ifname.to_owned() };
+    container == attachment.container_id
+        && other != *attachment
+        && host_end::find(route, &other).is_ok_and(|link| link.is_some())
 }
 
 /// The one that has the port of a mapping by these rules. A mapping for another address of the host is for another port,
-/// and so is one under other conditions. `own`: chain and container that are not somebody else's; a container may have
-/// its ports by several networks.
+/// and so is one under other conditions. `is_own`: of a chain and the comment of the rule that leads there, whether they
+/// are nobody else's; a container may have its ports by several networks.
 pub(crate) fn find(
     saved: &str,
-    own: (&str, &str),
+    mut is_own: impl FnMut(&str, &str) -> bool,
     family: Family,
     mapping: &Mapping,
     conditions: &[String],
@@ -35,13 +51,12 @@ pub(crate) fn find(
     let head = format!("-A {ENTRIES} ");
     saved.lines().filter(|line| line.starts_with(&head)).find_map(|line| {
         let entry = Entry::read(line)?;
-        let is_held = entry.chain != own.0
-            && entry.container() != Some(own.1)
-            && entry.protocol == mapping.protocol
+        let is_held = entry.protocol == mapping.protocol
             && entry.has(mapping.host_port)
             && (entry.conditions.is_empty() || are_same(family, &entry.conditions, conditions))
-            && takes(saved, &entry.chain, mapping, |ip| ip == mapping.address());
-        is_held.then(|| Holder { name: entry.name(), chain: entry.chain })
+            && takes(saved, &entry.chain, mapping, |ip| ip == mapping.address())
+            && !is_own(&entry.chain, &entry.comment);
+        is_held.then(|| entry.into())
     })
 }
 
@@ -55,7 +70,13 @@ pub(crate) fn of_some<'s>(saved: &'s str, mapping: &'s Mapping) -> impl Iterator
             && entry.has(mapping.host_port)
             && takes(saved, &entry.chain, mapping, is_meant)
     };
-    entries.filter(takes).map(|entry| Holder { name: entry.name(), chain: entry.chain })
+    entries.filter(takes).map(Holder::from)
+}
+
+impl From<Entry> for Holder {
+    fn from(entry: Entry) -> Self {
+        Self { name: entry.name(), chain: entry.chain, comment: entry.comment }
+    }
 }
 
 /// A rule that leads into the chain of an attachment.
@@ -110,10 +131,6 @@ impl Entry {
             let (first, last) = part.split_once(':').unwrap_or((part, part));
             matches!((first.parse::<u16>(), last.parse::<u16>()), (Ok(first), Ok(last)) if (first..=last).contains(&port))
         })
-    }
-
-    fn container(&self) -> Option<&str> {
-        reference::owner(&self.comment).map(|(_, id, _)| id)
     }
 
     fn name(&self) -> String {
@@ -233,7 +250,7 @@ COMMIT
             format!("{{\"hostPort\":{port},\"containerPort\":1,\"protocol\":\"{protocol}\",\"hostIP\":\"{ip}\"}}");
         let mapping = with_ports(&json).unwrap().mappings[0];
         let conditions: Vec<_> = conditions.iter().map(|&w| w.to_owned()).collect();
-        find(SAVED, ("CNI-DN-own", "own"), Family::Ip, &mapping, &conditions).map(|holder| holder.name)
+        find(SAVED, |chain, _| chain == "CNI-DN-own", Family::Ip, &mapping, &conditions).map(|holder| holder.name)
     }
 
     #[test]
@@ -267,9 +284,9 @@ COMMIT
     #[test]
     fn the_own_chain_holds_nothing() {
         let mapping = with_ports(r#"{"hostPort":8080,"containerPort":1,"protocol":"tcp"}"#).unwrap().mappings[0];
-        assert_eq!(find(SAVED, ("CNI-DN-a", "own"), Family::Ip, &mapping, &[]), None);
+        assert_eq!(find(SAVED, |chain, _| chain == "CNI-DN-a", Family::Ip, &mapping, &[]), None);
         // Nor does one of the same container's, for another network.
-        assert_eq!(find(SAVED, ("CNI-DN-own", "c1"), Family::Ip, &mapping, &[]), None);
+        assert_eq!(find(SAVED, |_, comment| comment.contains("\"c1\""), Family::Ip, &mapping, &[]), None);
     }
 
     #[test]

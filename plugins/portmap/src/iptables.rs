@@ -45,7 +45,7 @@ const MAX_COMMENT: usize = 255;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The interface whose chain has the reference's name: the first of a container, with every runtime.
-const FIRST_INTERFACE: &str = "eth0";
+pub(crate) const FIRST_INTERFACE: &str = "eth0";
 
 /// The attachment's chain: the reference's, or for another interface than the first one of its own.
 pub(crate) fn chain(attachment: &Attachment) -> String {
@@ -99,10 +99,12 @@ pub(crate) fn install(attachment: &Attachment, target: &Target<'_>, made: &Cell<
 
 /// Errors: a port is another attachment's by these rules.
 fn refuse_taken(attachment: &Attachment, target: &Target<'_>, saved: &str) -> Result<(), Error> {
+    let own_chain = chain(attachment);
+    let mut route = crate::add::open(netlink::Protocol::Route)?;
+    let mut is_own =
+        |chain: &str, comment: &str| chain == own_chain || holders::is_same_pod(&mut route, comment, attachment);
     for mapping in target.mappings() {
-        let own_chain = chain(attachment);
-        let own = (own_chain.as_str(), attachment.container_id.as_str());
-        let Some(holder) = holders::find(saved, own, target.family(), mapping, &words(target)) else {
+        let Some(holder) = holders::find(saved, &mut is_own, target.family(), mapping, &words(target)) else {
             continue;
         };
         return Err(Error::internal(format!("host port {mapping} is already published by {}", holder.name))

@@ -84,9 +84,9 @@ fn status_says_what_is_missing() {
     });
 }
 
-/// The plugins, each behind a script that keeps what it is told.
-fn recorded(host: &Host, names: &[&str]) -> String {
-    let folder = format!("{SCRATCH}/recorded");
+/// The plugins, each behind a script that keeps what it is told, in a folder beside which that is then.
+fn recorded(host: &Host, network: &str, names: &[&str]) -> String {
+    let folder = format!("{SCRATCH}/{network}");
     for name in names {
         let program = host.bin_dir().join(name);
         let script = format!("#!/bin/sh\ntee -a {folder}.$CNI_COMMAND | exec {}\n", program.display());
@@ -115,11 +115,16 @@ fn gc_without_a_list_changes_nothing() {
         let before = host.snapshot();
         for (chain, pod, result) in &pods {
             let names: Vec<_> = chain.plugins.iter().map(|plugin| plugin["type"].as_str().unwrap()).collect();
-            let network = Network::of_list(&host, &list(chain.plugins[0]["name"].as_str().unwrap(), &chain.plugins));
-            let path = format!("{}:{}", recorded(&host, &names), host.bin_dir().display());
+            let name = chain.plugins[0]["name"].as_str().unwrap();
+            let network = Network::of_list(&host, &list(name, &chain.plugins));
+            let recorded = recorded(&host, name, &names);
+            let path = format!("{recorded}:{}", host.bin_dir().display());
             network.call("gc", pod).env("CNI_PATH", &path).run().ok();
-            let told = host.read(&format!("{SCRATCH}/recorded.GC")).unwrap();
-            assert!(told.contains("\"name\"") && !told.contains("attachments"), "{told}");
+            let told = host.read(&format!("{recorded}.GC")).unwrap();
+            assert!(!told.contains("attachments"), "{told}");
+            let configs = serde_json::Deserializer::from_str(&told).into_iter::<Value>();
+            let called: Vec<_> = configs.map(|config| config.unwrap()["type"].as_str().unwrap().to_owned()).collect();
+            assert_eq!(called, names);
             chain.check(pod, result);
         }
         host.assert_as(&before);

@@ -6,6 +6,7 @@ use tests::{
     Host, Place, Pod, Reply, case,
     config::{self, with},
     plugin::{full, unread},
+    settings::not_for_reference,
     traffic::{assert_reaches, assert_silent, outside::SERVER4, outside::SERVER6},
 };
 
@@ -272,6 +273,28 @@ fn a_program_that_is_missing_or_fails_undoes_everything() {
         host.run("chmod +x /run/test/bin/iptables-nft-restore");
         chain.call(&pod, &result).env("PATH", "/run/test/bin:/usr/bin:/bin").add().failure().is(999, "no room");
         host.assert_as(&before);
+    });
+}
+
+#[test]
+fn the_plain_program_works_where_the_other_cannot_be_started() {
+    case(|| {
+        not_for_reference("it starts the plain programs only");
+        let host = Host::new();
+        drop_by_iptables(&host);
+        let chain = Chain::new(&host, json!({}));
+        let pod = host.pod();
+        let result = chain.connect(&pod);
+        for stem in ["iptables", "ip6tables"] {
+            // 0644: none may run it.
+            host.write(&format!("/run/test/bin/{stem}-nft-restore"), "no program\n");
+            host.run(&format!("ln -s /usr/sbin/{stem}-nft-restore /run/test/bin/{stem}-restore"));
+        }
+        let call = || chain.call(&pod, &result).env("PATH", "/run/test/bin");
+        call().add().ok();
+        assert!(left(&host).iter().any(|line| line.contains(&pod.id)));
+        call().del().ok();
+        assert!(left(&host).is_empty());
     });
 }
 

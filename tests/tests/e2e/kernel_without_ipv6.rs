@@ -2,23 +2,25 @@
 //!
 //! `scripts/kernels` runs these in such a kernel; elsewhere they are skipped.
 
-use std::net::SocketAddr;
-
 use serde_json::{Value, json};
 use tests::{
     Host, Place, case_without,
-    chained::{self, Chain, HOST_PORT, valid},
+    chained::{self, Chain},
     config::{self, with},
     kernel::Part,
     settings::not_for_reference,
     traffic::{
-        Server, Transport, ask, assert_reaches,
+        assert_reaches,
         outside::{HOST4, SERVER4},
-        source_seen,
     },
 };
 
-use crate::flannel_add::{LEASE4, LEASE46, config as flannel, node};
+use crate::{
+    flannel_add::{LEASE4, LEASE46, config as flannel, node},
+    kernel_without_nf_tables::does_all_of_its_work,
+};
+
+const IPV4: &[(&str, &str)] = &[(HOST4, SERVER4)];
 
 /// All plugins with whatever they do for IPv4.
 fn chain() -> Vec<Value> {
@@ -31,32 +33,12 @@ fn chain() -> Vec<Value> {
     chain
 }
 
-fn does_all_of_its_work(host: &Host, chain: &Chain<'_>) {
-    let outside = host.outside();
-    chain.warm_up();
-    let before = host.snapshot();
-    let pod = host.pod();
-    let result = chain.add(&pod);
-    chain.check(&pod, &result);
-    let _server = Server::start(&pod, "pod", ([0, 0, 0, 0], 80));
-    assert_reaches(&pod, SERVER4);
-    assert_eq!(source_seen(&pod, outside, SERVER4), Some(HOST4.parse().unwrap()), "masqueraded");
-    let published = SocketAddr::new(HOST4.parse().unwrap(), HOST_PORT);
-    assert!(ask(outside, Transport::Tcp, published).is_some(), "from outside");
-    assert!(ask(&pod, Transport::Tcp, published).is_some(), "from the pod itself");
-    assert!(ask(host, Transport::Tcp, ([127, 0, 0, 1], HOST_PORT).into()).is_some(), "from the host");
-    chain.with(&json!({ "cniVersion": "1.1.0" })).gc(&valid(&[&pod]));
-    chain.check(&pod, &result);
-    chain.del(&pod, &result);
-    host.assert_as(&before);
-}
-
 #[test]
 fn a_chain_of_ipv4_does_all_of_its_work() {
     case_without(Part::Ipv6, || {
         not_for_reference("it is about ours");
         let host = Host::new();
-        does_all_of_its_work(&host, &Chain::new(&host, chain()));
+        does_all_of_its_work(&host, &Chain::new(&host, chain()), IPV4);
     });
 }
 
@@ -70,7 +52,7 @@ fn so_does_one_by_iptables() {
             plugins[plugin][key] = json!("iptables");
         }
         plugins[0].as_object_mut().unwrap().remove("macspoofchk");
-        does_all_of_its_work(&host, &Chain::new(&host, plugins));
+        does_all_of_its_work(&host, &Chain::new(&host, plugins), IPV4);
     });
 }
 

@@ -2,6 +2,8 @@
 //!
 //! `scripts/kernels` runs these in kernels of that kind; elsewhere they are skipped.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use serde_json::{Value, json};
 use tests::{
     Host, Pod, Reply, case_without,
@@ -102,32 +104,37 @@ fn del_and_gc_of_what_never_was_succeed() {
     });
 }
 
+/// A pod of the chain reaches the world and is reached, by each of these families: the host's address, a server's outside.
+pub(crate) fn does_all_of_its_work(host: &Host, chain: &Chain<'_>, families: &[(&str, &str)]) {
+    let outside = host.outside();
+    chain.warm_up();
+    let before = host.snapshot();
+    let pod = host.pod();
+    let result = chain.add(&pod);
+    chain.check(&pod, &result);
+    let any: IpAddr = if families.len() == 1 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let _server = Server::start(&pod, "pod", (any, 80));
+    for (of_host, server) in families {
+        assert_reaches(&pod, server);
+        // Those outside know no way to a pod's own address.
+        assert_eq!(source_seen(&pod, outside, server), Some(of_host.parse().unwrap()), "masqueraded");
+        let at = SocketAddr::new(of_host.parse().unwrap(), HOST_PORT);
+        assert!(ask(outside, Transport::Tcp, at).is_some(), "{at} from outside");
+        assert!(ask(&pod, Transport::Tcp, at).is_some(), "{at} from the pod itself");
+    }
+    let local = ([127, 0, 0, 1], HOST_PORT).into();
+    assert!(ask(host, Transport::Tcp, local).is_some(), "{local} from the host");
+    chain.with(&json!({ "cniVersion": "1.1.0" })).gc(&valid(&[&pod]));
+    chain.check(&pod, &result);
+    chain.del(&pod, &result);
+    host.assert_as(&before);
+}
+
 #[test]
 fn a_chain_by_iptables_carries_all_traffic_and_leaves_nothing() {
     case_without(Part::NfTables, || {
         let host = node();
-        let outside = host.outside();
-        let chain = Chain::new(&host, by_iptables());
-        chain.warm_up();
-        let before = host.snapshot();
-        let pod = host.pod();
-        let result = chain.add(&pod);
-        chain.check(&pod, &result);
-        let _server = Server::start(&pod, "pod", ([0, 0, 0, 0, 0, 0, 0, 0], 80));
-        for (of_host, server) in [(HOST4, SERVER4), (HOST6, SERVER6)] {
-            assert_reaches(&pod, server);
-            // Those outside know no way to a pod's own address.
-            assert_eq!(source_seen(&pod, outside, server), Some(of_host.parse().unwrap()), "masqueraded");
-            let at = std::net::SocketAddr::new(of_host.parse().unwrap(), HOST_PORT);
-            assert!(ask(outside, Transport::Tcp, at).is_some(), "{at} from outside");
-            assert!(ask(&pod, Transport::Tcp, at).is_some(), "{at} from the pod itself");
-        }
-        let local = ([127, 0, 0, 1], HOST_PORT).into();
-        assert!(ask(&host, Transport::Tcp, local).is_some(), "{local} from the host");
-        chain.gc(&valid(&[&pod]));
-        chain.check(&pod, &result);
-        chain.del(&pod, &result);
-        host.assert_as(&before);
+        does_all_of_its_work(&host, &Chain::new(&host, by_iptables()), &[(HOST4, SERVER4), (HOST6, SERVER6)]);
     });
 }
 

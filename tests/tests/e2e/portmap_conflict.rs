@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tests::{
     Host, NetNs, Network, Place, Pod, case,
     config::{self, with},
-    published::{self, bridge, chain, mapping, other_bridge, portmap, publish, withdraw},
+    published::{self, V4, bridge, chain, mapping, mapping_at, other_bridge, portmap, publish, withdraw},
     settings::{is_reference, not_for_reference},
     traffic::{Server, Transport, ask},
 };
@@ -437,12 +437,7 @@ fn a_pod_in_two_networks_has_its_ports_by_both() {
             let mappings =
                 [mapping(Transport::Tcp, 8080), mapping(Transport::Udp, 8080), mapping(Transport::Tcp, 8081)];
             let by_one = host.pod();
-            let by_two = Pod {
-                ifname: "eth1".to_owned(),
-                ns: NetNs::open(&by_one.path),
-                id: by_one.id.clone(),
-                path: by_one.path.clone(),
-            };
+            let by_two = second(&by_one);
             for (network, pod) in [(&one, &by_one), (&two, &by_two)] {
                 publish(network, pod, &mappings).ok();
                 withdraw(network, pod, &mappings).ok();
@@ -488,5 +483,197 @@ fn a_pod_in_two_networks_has_its_ports_by_both() {
             withdraw(&one, &by_one, &mappings).ok();
             host.assert_as(&before);
         }
+    });
+}
+
+/// Another interface of a pod.
+fn second(pod: &Pod) -> Pod {
+    Pod { ifname: "eth1".to_owned(), ns: NetNs::open(&pod.path), id: pod.id.clone(), path: pod.path.clone() }
+}
+
+/// A host, and a pod of two networks with portmaps of these backends, one after the other; `case` gets network and pod of
+/// either.
+fn in_two_networks(backends: [&str; 2], ip_masq: bool, case: impl Fn(&Host, [(&Network<'_>, &Pod); 2])) {
+    let host = Host::new();
+    host.outside();
+    let [one, two] = backends.map(|backend| portmap(&json!({ "backend": backend })));
+    let one = chain(&host, &[bridge(&json!({ "ipMasq": ip_masq })), one]);
+    let two = chain(&host, &[other_bridge(&json!({ "ipMasq": ip_masq })), two]);
+    let pod = host.pod();
+    case(&host, [(&one, &pod), (&two, &second(&pod))]);
+}
+
+/// The pod's addresses on which it serves for as long as what is returned lives.
+fn serve(pod: &Pod, links: &[&str]) -> Vec<Server> {
+    let address = |link: &&str| pod.link(link).unwrap()["addr_info"][0]["local"].as_str().unwrap().to_owned();
+    links.iter().map(|link| Server::start(pod, "pod", published::at(&address(link), 80))).collect()
+}
+
+fn assert_answers(who: &str, from: &impl Place, address: &str) {
+    let answer = ask(from, Transport::Tcp, published::at(address, 8080));
+    assert_eq!(answer.map(|answer| answer.server).as_deref(), Some("pod"), "{who}");
+}
+
+/// The pod takes nothing by the link of the second network to which it would not answer by that.
+#[test]
+fn of_two_networks_the_first_keeps_the_port() {
+    case(|| {
+        not_for_reference("which of two networks has the port");
+        for backends in [["nftables", "nftables"], ["iptables", "iptables"], ["iptables", "nftables"]] {
+            for first_goes in [false, true] {
+                let ip_masq = first_goes;
+                in_two_networks(backends, ip_masq, |host, both| {
+                    let (networks, pods) = (both.map(|b| b.0), both.map(|b| b.1));
+                    let mappings = [mapping(Transport::Tcp, 8080), mapping_at(Transport::Tcp, 8081, V4.host)];
+                    for (network, pod) in both {
+                        publish(network, pod, &mappings).ok();
+                        withdraw(network, pod, &mappings).ok();
+                    }
+                    let sibling = host.pod();
+                    networks[0].add(&sibling).ok();
+                    let before = host.snapshot();
+                    for (network, pod) in both {
+                        publish(network, pod, &mappings).ok();
+                    }
+                    pods[0].run("sysctl -qw net.ipv4.conf.all.rp_filter=1");
+                    let check =
+                        || both.iter().for_each(|(network, pod)| _ = published::check(network, pod, &mappings).ok());
+                    check();
+                    let ask_all = |when: &str| {
+                        let when = |who: &str| format!("{backends:?} {when}, {who}");
+                        assert_answers(&when("the host"), host, "127.0.0.1");
+                        assert_answers(&when("outside"), host.outside(), V4.host);
+                        assert_answers(&when("the sibling"), &sibling, V4.host);
+                        assert_answers(&when("the pod"), pods[0], V4.host);
+                        let at = ask(host.outside(), Transport::Tcp, published::at(V4.host, 8081));
+                        assert!(at.is_some(), "{}", when("outside, one address"));
+                    };
+                    let servers = serve(pods[0], &["eth0", "eth1"]);
+                    ask_all("both");
+                    let (gone, left) = if first_goes { (0, 1) } else { (1, 0) };
+                    drop(servers);
+                    withdraw(networks[gone], pods[gone], &mappings).ok();
+                    let via = ["10.22.0.1", "10.23.0.1"][left];
+                    pods[0].run(&format!("ip route replace default via {via}"));
+                    published::check(networks[left], pods[left], &mappings).ok();
+                    let servers = serve(pods[0], &[&pods[left].ifname]);
+                    ask_all("one of them");
+                    drop(servers);
+                    // With and without conditions it is taken.
+                    let other = host.pod();
+                    for conditions in [json!({}), json!({ "conditionsV4": ["-s", "192.0.2.0/24"] })] {
+                        let own = json!({ "backend": backends[left] });
+                        let network = chain(host, &[bridge(&json!({})), portmap(&with(&own, conditions))]);
+                        let refused = publish(&network, &other, &mappings);
+                        assert!(refused.stderr.contains("is already published by"), "{backends:?} {refused}");
+                        withdraw(&network, &other, &mappings).ok();
+                    }
+                    publish(networks[gone], pods[gone], &mappings).ok();
+                    check();
+                    for (network, pod) in both {
+                        withdraw(network, pod, &mappings).ok();
+                    }
+                    host.assert_as(&before);
+                });
+            }
+        }
+    });
+}
+
+/// The rules of iptables come before our own, whoever was first.
+#[test]
+fn a_pod_of_our_tables_joins_a_network_by_iptables() {
+    case(|| {
+        not_for_reference("both backends at once");
+        for first_goes in [false, true] {
+            in_two_networks(["nftables", "iptables"], true, |host, both| {
+                let mappings = [mapping(Transport::Tcp, 8080)];
+                for (network, pod) in both {
+                    publish(network, pod, &mappings).ok();
+                    withdraw(network, pod, &mappings).ok();
+                }
+                let before = host.snapshot();
+                for (network, pod) in both {
+                    publish(network, pod, &mappings).ok();
+                }
+                for (network, pod) in both {
+                    published::check(network, pod, &mappings).ok();
+                }
+                let servers = serve(both[0].1, &["eth0", "eth1"]);
+                assert_answers("both", host, "127.0.0.1");
+                drop(servers);
+                let [left, gone] = if first_goes { [both[1], both[0]] } else { both };
+                withdraw(gone.0, gone.1, &mappings).ok();
+                published::check(left.0, left.1, &mappings).ok();
+                let servers = serve(left.1, &[&left.1.ifname]);
+                assert_answers("one of them", host, "127.0.0.1");
+                drop(servers);
+                withdraw(left.0, left.1, &mappings).ok();
+                host.assert_as(&before);
+            });
+        }
+    });
+}
+
+/// What lets the port come before a dead pod's rule stays for as long as either has it.
+#[test]
+fn a_port_that_comes_first_does_so_by_either_network() {
+    case(|| {
+        not_for_reference("our own tables");
+        for first_goes in [false, true] {
+            in_two_networks(["nftables", "nftables"], true, |host, both| {
+                let mappings = [mapping(Transport::Tcp, 8080)];
+                host.run("nft add table ip cni_hostport");
+                host.run("nft add chain ip cni_hostport hostports");
+                let rule = "nft add rule ip cni_hostport hostports tcp dport 8080 dnat to 10.22.0.99:80 comment old";
+                let is_first = || host.run("nft list set ip oxbridge ports-first").contains("8080");
+                for is_there_before in [true, false] {
+                    if is_there_before {
+                        host.run(rule);
+                    }
+                    publish(both[0].0, both[0].1, &mappings).ok();
+                    if !is_there_before {
+                        host.run(rule);
+                    }
+                    publish(both[1].0, both[1].1, &mappings).ok();
+                    assert!(is_first());
+                    let [left, gone] = if first_goes { [both[1], both[0]] } else { both };
+                    withdraw(gone.0, gone.1, &mappings).ok();
+                    assert!(is_first(), "{first_goes}");
+                    published::check(left.0, left.1, &mappings).ok();
+                    publish(gone.0, gone.1, &mappings).ok();
+                    for (network, pod) in both {
+                        published::check(network, pod, &mappings).ok();
+                    }
+                    for (network, pod) in both {
+                        withdraw(network, pod, &mappings).ok();
+                    }
+                    assert!(!is_first());
+                    host.run("nft flush chain ip cni_hostport hostports");
+                }
+            });
+        }
+    });
+}
+
+/// The message is about the map that the interface has its ports in.
+#[test]
+fn check_tells_what_a_second_network_lacks() {
+    case(|| {
+        not_for_reference("our own tables");
+        in_two_networks(["nftables", "nftables"], true, |host, both| {
+            let mappings = [mapping(Transport::Tcp, 8080)];
+            for (network, pod) in both {
+                publish(network, pod, &mappings).ok();
+            }
+            let map = host
+                .run("nft list maps ip")
+                .lines()
+                .find_map(|l| l.trim().strip_prefix("map ports-by-")?.strip_suffix(" {").map(str::to_owned));
+            let map = format!("ports-by-{}", map.unwrap());
+            host.run(&format!("nft flush map ip oxbridge {map}"));
+            let told = published::check(both[1].0, both[1].1, &mappings);
+            assert!(told.stderr.contains(&map) || told.stdout.contains(&map), "{told}");
+        });
     });
 }

@@ -42,8 +42,11 @@ fn are_apart(a: &Pod, b: &Pod) {
 fn pods_of_a_vlan_reach_each_other_and_no_others() {
     case(|| {
         let host = node();
-        let [a, b, other, none] = [100, 100, 200, 0].map(|vlan| attach(&host, &in_vlan(vlan)));
+        let [a, b, other, others, none, no_others] =
+            [100, 100, 200, 200, 0, 0].map(|vlan| attach(&host, &in_vlan(vlan)));
         reach_each_other(&a, &b);
+        reach_each_other(&other, &others);
+        reach_each_other(&none, &no_others);
         are_apart(&a, &other);
         are_apart(&a, &none);
         are_apart(&other, &none);
@@ -104,6 +107,14 @@ fn no_tag_leads_out_of_a_vlan() {
         for (wire, whose) in others.iter().chain([&bridge]).zip(["VLAN 200", "no VLAN", "a trunk", "the bridge"]) {
             assert_eq!(numbers(&wire.all(Duration::from_millis(60)), count), [0; 0], "seen by {whose}");
         }
+        // They do see what is sent in their VLANs.
+        for (number, vlan) in [(count, 200), (count + 1, 0)] {
+            Wire::of(&attach(&host, &in_vlan(vlan)), "eth0").send(&marked(number, EXPERIMENT));
+        }
+        let seen = [vec![count], vec![count + 1], vec![count, count + 1], vec![count + 1]];
+        for (wire, seen) in others.iter().chain([&bridge]).zip(seen) {
+            assert_eq!(numbers(&wire.all(ARRIVAL), count + 2), seen);
+        }
     });
 }
 
@@ -138,6 +149,7 @@ fn a_trunk_reaches_the_pods_of_its_vlans_and_no_others() {
             &with(&config::layer2(), json!({ "vlanTrunk": [{ "id": 100 }, { "minID": 200, "maxID": 203 }] })),
         );
         let [a, b, c, native] = [100, 202, 300, 0].map(|vlan| attach(&host, &in_vlan(vlan)));
+        reach_each_other(&c, &attach(&host, &in_vlan(300)));
         for (vlan, address) in [(100, "101"), (202, "102"), (300, "103")] {
             join(&trunk, vlan, address);
         }
@@ -166,8 +178,28 @@ fn a_trunks_native_vlan_is_its_access_vlan() {
         let trunk = attach(&host, &with(&in_vlan(0), keys));
         let [native, tagged, none] = [50, 100, 0].map(|vlan| attach(&host, &in_vlan(vlan)));
         reach_each_other(&trunk, &native);
+        for (pod, vlan) in [(&tagged, 100), (&none, 0)] {
+            reach_each_other(pod, &attach(&host, &in_vlan(vlan)));
+        }
         are_apart(&trunk, &tagged);
         are_apart(&trunk, &none);
+    });
+}
+
+#[test]
+fn the_default_vlan_leads_in_and_a_tag_leads_out() {
+    case(|| {
+        let host = node();
+        let pod = attach(&host, &with(&in_vlan(100), json!({ "preserveDefaultVlan": true })));
+        let [same, none] = [100, 0].map(|vlan| attach(&host, &in_vlan(vlan)));
+        let [pod, same, none] = [&pod, &same, &none].map(|pod| Wire::of(pod, "eth0"));
+        none.send(&marked(0, EXPERIMENT));
+        pod.send(&frames::tagged(&marked(1, EXPERIMENT), &[(DOT1Q, 1)]));
+        pod.send(&marked(2, EXPERIMENT));
+        same.send(&marked(3, EXPERIMENT));
+        assert_eq!(numbers(&none.all(ARRIVAL), 4), [1]);
+        assert_eq!(numbers(&pod.all(ARRIVAL), 4), [0, 3]);
+        assert_eq!(numbers(&same.all(ARRIVAL), 4), [2]);
     });
 }
 

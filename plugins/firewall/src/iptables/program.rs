@@ -6,6 +6,7 @@ use std::time::Duration;
 use cni::Error;
 use host::process;
 use netlink::nft::Family;
+use ruleset::iptables::run_restore;
 
 use super::table::{Place, TABLE};
 use crate::lock::Turn;
@@ -16,7 +17,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Carries out what `iptables-restore` is told, all of it or nothing.
 pub(super) fn restore(family: Family, place: Place, script: &str, turn: &Turn) -> Result<(), process::Error> {
     let [own, plain] = names(family, place);
-    ruleset::iptables::restore_by(&own, &plain, script, turn.left())
+    match run_restore(&own, script, turn.left()) {
+        // Whatever the reason: the plain one is there for whoever has no other that works.
+        Err(process::Error::Start { .. }) => run_restore(&plain, script, turn.left()),
+        result => result,
+    }
 }
 
 /// What [`restore`] could not do.

@@ -15,15 +15,12 @@ use plugin::host_end;
 use super::{FAMILIES, Request};
 use crate::config::{Mapping, Target};
 use crate::holders;
-use crate::iptables::{self, ENTRIES, TABLE};
+use crate::iptables::{self, ENTRIES, FIRST_INTERFACE, TABLE};
 
 /// The table of the reference's nftables backend, and its chains of mappings for any address and for one.
 const NFT_TABLE: &str = "cni_hostport";
 const NFT_ANY: &str = "hostports";
 const NFT_AT: &str = "hostip_hostports";
-
-/// What a comment means that does not name the interface.
-const FIRST_INTERFACE: &str = "eth0";
 
 /// What was found of others.
 #[derive(Default)]
@@ -64,7 +61,7 @@ pub(super) fn look(
                 found.own_chains.push((family, chain));
             }
             if let Some(target) = target {
-                holders = in_iptables(nft, request.attachment, target, &mut found.first)?;
+                holders = in_iptables(nft, route, request.attachment, target, &mut found.first)?;
             }
         }
         if let Some(target) = target {
@@ -99,7 +96,7 @@ pub(super) struct InXtables {
 }
 
 /// Looks who has the ports in x_tables, where that holds any rules: it takes a program.
-pub(super) fn look_in_xtables(request: &Request<'_>) -> InXtables {
+pub(super) fn look_in_xtables(route: &mut Socket, request: &Request<'_>) -> InXtables {
     let mut found = InXtables::default();
     let own = iptables::chain(request.attachment);
     for target in request.targets {
@@ -117,7 +114,10 @@ pub(super) fn look_in_xtables(request: &Request<'_>) -> InXtables {
             }
         };
         for mapping in target.mappings() {
-            let holders: Vec<_> = holders::of_some(&saved, mapping).collect();
+            let mut holders: Vec<_> = holders::of_some(&saved, mapping).collect();
+            holders.retain(|holder| {
+                holder.chain == own || !holders::is_same_pod(route, &holder.comment, request.attachment)
+            });
             if !holders.is_empty() {
                 found.first.push((family, *mapping));
             }
@@ -191,6 +191,7 @@ type Holders = Vec<(Mapping, Holder)>;
 /// Those that have chains of the reference's layout. `first`: gets the mappings of whose port some rule takes a part.
 fn in_iptables(
     nft: &mut Nft,
+    route: &mut Socket,
     attachment: &Attachment,
     target: &Target<'_>,
     first: &mut Vec<(Family, Mapping)>,
@@ -207,6 +208,11 @@ fn in_iptables(
         if meant.peek().is_none() {
             continue;
         }
+        // Both lead to one pod, by different interfaces.
+        let text = String::from_utf8_lossy(&entry.expressions);
+        if !own.contains(&chain) && holders::is_same_pod(route, &text, attachment) {
+            continue;
+        }
         let mut rules = nft.rules(family, TABLE, Some(&chain))?;
         rules.retain(|rule| has(rule, b"DNAT"));
         for mapping in meant {
@@ -216,12 +222,7 @@ fn in_iptables(
             }
             let is_holders = |rule: &Rule| is_of_address(rule, mapping) && !leads_to(rule, target.pod.addr());
             if !own.contains(&chain) && of_port().any(is_holders) {
-                let text = String::from_utf8_lossy(&entry.expressions);
-                let holder = holder(&text, format!("chain {chain} of iptables"));
-                // Both lead to one pod, by different interfaces.
-                if holder.container != attachment.container_id {
-                    holders.push((*mapping, holder));
-                }
+                holders.push((*mapping, holder(&text, format!("chain {chain} of iptables"))));
             }
         }
     }

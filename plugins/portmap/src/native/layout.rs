@@ -12,8 +12,10 @@
 //!         ip daddr != 127.0.0.0/8 add @ports-hosts { ip daddr }
 //!         jump ports-at-if
 //!         dnat ip to ip daddr . meta l4proto . th dport map @ports-at
+//!         jump ports-at-by
 //!         jump ports-if
-//!         dnat ip to meta l4proto . th dport map @ports-any }
+//!         dnat ip to meta l4proto . th dport map @ports-any
+//!         jump ports-by }                                                         (what pods have by further interfaces)
 //!     chain ports-in {
 //!         fib daddr . iif type local jump ports                                   (ports-out: 127.0.0.0/8)
 //!         fib daddr type local ip daddr @ports-hosts jump ports                   (ports-out the same)
@@ -73,13 +75,20 @@ pub(crate) const OWNERS: &str = "ports-owners";
 /// What the names of conditional maps begin with; an id follows.
 const ANY_IF: &str = "ports-if-";
 const AT_IF: &str = "ports-at-if-";
+/// The same of maps of a pod's further interfaces.
+const ANY_BY: &str = "ports-by-";
+const AT_BY: &str = "ports-at-by-";
 
 /// What the comments of their rules begin with.
 const LOOKS_INTO: &str = "looks into ";
+const AT_BY_COMMENT: &str = "one address, further interfaces";
+const ANY_BY_COMMENT: &str = "any address, further interfaces";
 
 const CHAIN: &str = "ports";
 const AT_IF_CHAIN: &str = "ports-at-if";
 const ANY_IF_CHAIN: &str = "ports-if";
+const AT_BY_CHAIN: &str = "ports-at-by";
+const ANY_BY_CHAIN: &str = "ports-by";
 /// Which packets are meant: of those that come in, and of those that the host sends.
 const IN: &str = "ports-in";
 const OUT: &str = "ports-out";
@@ -92,9 +101,11 @@ const POSTROUTING: &str = "ports-postrouting";
 pub(crate) const GUARD: &str = "ports-guard";
 /// Base chains that earlier builds made. A chain cannot get another priority, so one that needs it gets another name.
 const RETIRED: [&str; 2] = ["ports-prerouting", "ports-output"];
-const CHAINS: [(&str, Option<Hook>); 11] = [
+const CHAINS: [(&str, Option<Hook>); 13] = [
     (AT_IF_CHAIN, None),
     (ANY_IF_CHAIN, None),
+    (AT_BY_CHAIN, None),
+    (ANY_BY_CHAIN, None),
     (CHAIN, None),
     (IN, None),
     (OUT, None),
@@ -132,8 +143,7 @@ pub(crate) fn elements(target: &Target<'_>, first: &[(Family, Mapping)]) -> Vec<
         let (set, key) = entry(mapping, target.conditions());
         let value = joined(&[&bytes(pod), &mapping.container_port.to_be_bytes()]);
         all.push(Wanted { set, key, value: Some(value), mapping: *mapping });
-        // The element for the port is its that has it by the pod's other interface.
-        if !target.is_by_interface() && first.contains(&(target.family(), *mapping)) {
+        if first.contains(&(target.family(), *mapping)) {
             let (set, key) = first_entry(mapping);
             all.push(Wanted { set: set.to_owned(), key, value: None, mapping: *mapping });
         }
@@ -150,13 +160,25 @@ pub(crate) fn elements(target: &Target<'_>, first: &[(Family, Mapping)]) -> Vec<
 
 /// The map and key of a mapping.
 pub(crate) fn entry(mapping: &Mapping, conditions: Option<&Conditions>) -> (String, Vec<u8>) {
-    let map = match (mapping.address(), conditions) {
-        (None, None) => ANY.to_owned(),
-        (None, Some(conditions)) => format!("{ANY_IF}{}", conditions.id()),
-        (Some(_), None) => AT.to_owned(),
-        (Some(_), Some(conditions)) => format!("{AT_IF}{}", conditions.id()),
+    let has_address = mapping.address().is_some();
+    let map = match conditions {
+        None => plain(has_address).to_owned(),
+        Some(conditions) => {
+            let prefix = match (has_address, conditions.ifname.is_some()) {
+                (false, false) => ANY_IF,
+                (true, false) => AT_IF,
+                (false, true) => ANY_BY,
+                (true, true) => AT_BY,
+            };
+            format!("{prefix}{}", conditions.id())
+        }
     };
     (map, key(mapping))
+}
+
+/// The map of what has no conditions.
+fn plain(has_address: bool) -> &'static str {
+    if has_address { AT } else { ANY }
 }
 
 /// The set and key by which a mapping comes before what others have.
@@ -193,7 +215,24 @@ pub(crate) fn is_ours(set: &str) -> bool {
 
 /// Whether the map is there for the sake of its elements only.
 pub(crate) fn is_conditional(set: &str) -> bool {
-    set.starts_with(ANY_IF) || set.starts_with(AT_IF)
+    conditional_prefix(set).is_some()
+}
+
+fn conditional_prefix(set: &str) -> Option<&'static str> {
+    [ANY_IF, AT_IF, ANY_BY, AT_BY].into_iter().find(|prefix| set.starts_with(prefix))
+}
+
+/// The id of the conditions of what is in the map; `None`: it has none.
+pub(crate) fn conditions_of(set: &str) -> Option<&str> {
+    match conditional_prefix(set)? {
+        prefix @ (ANY_IF | AT_IF) => set.strip_prefix(prefix),
+        prefix => Some(set.strip_prefix(prefix)?.split_once('-')?.1),
+    }
+}
+
+/// Whether the keys of the map have an address.
+fn has_address(set: &str) -> bool {
+    set == AT || matches!(conditional_prefix(set), Some(AT_IF | AT_BY))
 }
 
 /// Whether the set only says what is masqueraded.
@@ -208,10 +247,7 @@ pub(crate) fn is_first(set: &str) -> bool {
 
 /// Whether both maps are for the same kind of key: a port, or an address and a port.
 pub(crate) fn is_same_kind(a: &str, b: &str) -> bool {
-    let kind = |set: &str| {
-        let has_address = set == AT || set.starts_with(AT_IF);
-        (has_address || set == ANY || set.starts_with(ANY_IF)).then_some(has_address)
-    };
+    let kind = |set: &str| ([ANY, AT].contains(&set) || is_conditional(set)).then(|| has_address(set));
     kind(a).is_some() && kind(a) == kind(b)
 }
 
@@ -222,10 +258,17 @@ pub(crate) fn rivals(rules: &[Rule], set: &str) -> Vec<String> {
     all.filter(|other| other != set && is_same_kind(other, set)).collect()
 }
 
+/// The maps that these rules look into for what a set lets come before what others have.
+pub(crate) fn maps_of_first(rules: &[Rule], set: &str) -> Vec<String> {
+    let plain = plain(set == FIRST_AT);
+    let mut maps = rivals(rules, plain);
+    maps.push(plain.to_owned());
+    maps
+}
+
 /// What an element of a map says: protocol, port of the host, address of the host if one was named.
 pub(crate) fn read_entry(set: &str, key: &[u8]) -> Option<(Protocol, u16, Option<IpAddr>)> {
-    let has_address = set == AT || set.starts_with(AT_IF);
-    let (ip, rest) = match (has_address, key.len()) {
+    let (ip, rest) = match (has_address(set), key.len()) {
         (false, 8) => (None, key),
         (true, 12) => (Some(IpAddr::from(<[u8; 4]>::try_from(&key[..4]).ok()?)), &key[4..]),
         (true, 24) => (Some(IpAddr::from(<[u8; 16]>::try_from(&key[..16]).ok()?)), &key[16..]),
@@ -276,8 +319,11 @@ fn fixed(family: Family) -> Vec<Fixed> {
     );
     rule(CHAIN, "one address, conditions", Box::new(move |r| _ = r.verdict(&jump(AT_IF_CHAIN))));
     rule(CHAIN, "one address", Box::new(move |r| _ = r.send_to_entry(family, &fields.at(), AT)));
+    rule(CHAIN, AT_BY_COMMENT, Box::new(move |r| _ = r.verdict(&jump(AT_BY_CHAIN))));
     rule(CHAIN, "any address, conditions", Box::new(move |r| _ = r.verdict(&jump(ANY_IF_CHAIN))));
     rule(CHAIN, "any address", Box::new(move |r| _ = r.send_to_entry(family, &fields.any(), ANY)));
+    // The network that has the port first keeps it: by it is the way back, as a rule.
+    rule(CHAIN, ANY_BY_COMMENT, Box::new(move |r| _ = r.verdict(&jump(ANY_BY_CHAIN))));
     let ports = || Verdict::Jump(CHAIN.to_owned());
     rule(IN, "to the link it came in by", Box::new(move |r| _ = r.to_input_address().verdict(&ports())));
     for chain in [IN, OUT] {
@@ -427,6 +473,8 @@ impl Fields {
 /// The first rule of the skeleton that is not among these, as chain and comment.
 pub(crate) fn first_missing(rules: &[Rule], target: &Target<'_>) -> Option<String> {
     let mut all = fixed(target.family());
+    // Pods that have ports by one interface have been published without these by earlier builds.
+    all.retain(|f| target.is_by_interface() || ![AT_BY_COMMENT, ANY_BY_COMMENT].contains(&f.comment.as_str()));
     all.push(subnet_rule(target.pod.network()));
     let gone = first_gone(rules, all);
     let conditional = || target.conditions().and_then(|c| first_missing_of(rules, target, c));
@@ -568,14 +616,15 @@ fn push_conditions(batch: &mut Batch, rules: &[Rule], target: &Target<'_>, condi
             continue;
         }
         let fields = Fields::of(family);
-        let parts = if chain == AT_IF_CHAIN { fields.at().to_vec() } else { fields.any().to_vec() };
+        let has_address = has_address(&set);
+        let parts = if has_address { fields.at().to_vec() } else { fields.any().to_vec() };
         const ANY_KEY: SetType = SetType::of(&[Field::Protocol, Field::Port]);
         const AT4: SetType = SetType::of(&[Field::Ipv4, Field::Protocol, Field::Port]);
         const AT6: SetType = SetType::of(&[Field::Ipv6, Field::Protocol, Field::Port]);
         const POD4: SetType = SetType::of(&[Field::Ipv4, Field::Port]);
         const POD6: SetType = SetType::of(&[Field::Ipv6, Field::Port]);
         let (at, pod) = if family == Family::Ip { (AT4, POD4) } else { (AT6, POD6) };
-        batch.add_map(family, TABLE, &set, if chain == AT_IF_CHAIN { at } else { ANY_KEY }, pod);
+        batch.add_map(family, TABLE, &set, if has_address { at } else { ANY_KEY }, pod);
         batch.add_rule(family, TABLE, chain, &comment, |rule| {
             for condition in &conditions.all {
                 push_condition(rule, fields, condition);
@@ -604,7 +653,12 @@ fn push_condition(rule: &mut RuleBody<'_, '_>, fields: Fields, condition: &Condi
 }
 
 fn conditional_chain(set: &str) -> &'static str {
-    if set.starts_with(AT_IF) { AT_IF_CHAIN } else { ANY_IF_CHAIN }
+    match conditional_prefix(set) {
+        Some(AT_IF) => AT_IF_CHAIN,
+        Some(AT_BY) => AT_BY_CHAIN,
+        Some(ANY_BY) => ANY_BY_CHAIN,
+        _ => ANY_IF_CHAIN,
+    }
 }
 
 fn conditional_comment(set: &str) -> String {
@@ -662,6 +716,25 @@ mod tests {
     }
 
     #[test]
+    fn maps_of_further_interfaces_are_known_and_have_no_conditions() {
+        let plan = with_ports(
+            r#"{"hostPort":1,"containerPort":1,"protocol":"tcp"},
+               {"hostPort":1,"containerPort":1,"protocol":"tcp","hostIP":"192.0.2.1"}"#,
+        )
+        .unwrap();
+        let beside = Target::new(&plan, "10.0.0.2/24".parse().unwrap()).by_interface("eth1");
+        let all = elements(&beside, &[]);
+        for (wanted, (plain, chain)) in
+            all.iter().filter(|w| w.value.is_some()).zip([(ANY, ANY_BY_CHAIN), (AT, AT_BY_CHAIN)])
+        {
+            let set = &wanted.set;
+            assert!(is_ours(set) && is_conditional(set) && is_same_kind(set, plain), "{set}");
+            assert_eq!((conditions_of(set), conditional_chain(set)), (None, chain));
+            assert!(read_entry(set, &wanted.key).is_some());
+        }
+    }
+
+    #[test]
     fn names_and_comments_fit_into_what_the_kernel_and_nft_take() {
         let plan = plan(r#""conditionsV6":["-s","fd00::/8"]"#).unwrap();
         let mapping =
@@ -670,6 +743,9 @@ mod tests {
         assert!(
             set.starts_with(AT_IF) && set.len() < 32 && conditional_comment(&set).len() <= netlink::nft::MAX_COMMENT
         );
+        let beside = Target::new(&plan, "fd00::2/64".parse().unwrap()).by_interface("eth1");
+        let (by, _) = entry(&mapping, beside.conditions());
+        assert!(by.starts_with(AT_BY) && by.len() < 32 && conditions_of(&by) == conditions_of(&set), "{by}");
         let longest = subnet_rule("fd00:1111:2222:3333:4444:5555:6666:7777/128".parse().unwrap());
         assert!(longest.comment.len() <= netlink::nft::MAX_COMMENT);
     }

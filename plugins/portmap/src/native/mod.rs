@@ -18,7 +18,7 @@ use ruleset::{Found, TABLE};
 
 use crate::config::{Mapping, Plan, Protocol, Target};
 use addresses::Host;
-use layout::{HOSTS, OWNERS};
+use layout::{HOSTS, OWNERS, Wanted};
 use owner::Owner;
 
 const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
@@ -46,7 +46,7 @@ pub(crate) fn install(
     let mut is_taken = request.targets.iter().any(|t| t.mappings().count() > MANY);
     let mut outcome = Ok(Vec::new());
     let mut host = Host::default();
-    let in_xtables = foreign::look_in_xtables(request);
+    let in_xtables = foreign::look_in_xtables(route, request);
     ruleset::transaction("publishing the ports in nf_tables", || {
         let generation = nft.generation()?;
         // Read after the generation: whoever saw it otherwise and commits makes ours start anew.
@@ -68,7 +68,10 @@ pub(crate) fn install(
             needs.push((target, rules, is_whole, addresses));
         }
         let foreign = match foreign::look(nft, route, request, &in_xtables)? {
-            Ok(foreign) => foreign,
+            Ok(mut foreign) => {
+                foreign.first = own_first(nft, targets, request.attachment, foreign.first)?;
+                foreign
+            }
             Err(refusal) => {
                 outcome = Err(refusal);
                 return Ok(());
@@ -136,6 +139,9 @@ pub(crate) fn make_way(nft: &mut Nft, request: &Request<'_>, plan: &Plan) -> std
             generation => generation?,
         };
         let mut batch = Batch::if_generation(generation);
+        // What the pod has by other interfaces is in nobody's way.
+        let targets = &takeover::beside(nft, request)?[..];
+        let request = &Request { targets, owner: request.owner.clone(), first: Vec::new(), ..*request };
         outcome = takeover::clear(nft, request, &mut batch)?.map(|cleared| cleared.notices);
         if outcome.is_ok() { nft.commit(batch) } else { Ok(()) }
     })?;
@@ -143,6 +149,26 @@ pub(crate) fn make_way(nft: &mut Nft, request: &Request<'_>, plan: &Plan) -> std
         host::syslog::notice("portmap", &notice);
     }
     remove(nft, request.attachment, Some(plan), |_, _| Ok(())).map(drop)
+}
+
+/// The mappings for which the attachment has the element that lets them come first: where the pod has the port by another
+/// interface, that one may have it.
+fn own_first(
+    nft: &mut Nft,
+    targets: &[Target<'_>],
+    attachment: &Attachment,
+    mut first: Vec<(Family, Mapping)>,
+) -> Result<Vec<(Family, Mapping)>> {
+    for target in targets.iter().filter(|t| t.is_by_interface()) {
+        for mapping in target.mappings() {
+            let (set, key) = layout::first_entry(mapping);
+            let found = nft.element(target.family(), TABLE, set, &key)?;
+            if found.is_some_and(|e| !ruleset::is_owned(&e, attachment)) {
+                first.retain(|f| *f != (target.family(), *mapping));
+            }
+        }
+    }
+    Ok(first)
 }
 
 /// What the kernel says where it has done nothing of a commit; other errors may be about its answer.
@@ -310,7 +336,7 @@ fn push_own_removal(
     if !is_whole {
         found = all(nft, family)?.into_iter().filter(|f| ruleset::is_owned(&f.element, attachment)).collect();
     }
-    push_removal(nft, batch, &found, &HashSet::new())?;
+    push_removal(nft, batch, &found, &[])?;
     if owner.is_some() {
         batch.delete_element(family, TABLE, OWNERS, &identity);
     }
@@ -346,13 +372,20 @@ pub(crate) fn all(nft: &mut Nft, family: Family) -> Result<Vec<Found>> {
     ruleset::elements(nft, sets.map(|set| (family, set)))
 }
 
-/// Removes elements, and maps of conditions that are empty then and not among those that are used.
-fn push_removal(nft: &mut Nft, batch: &mut Batch, found: &[Found], used: &HashSet<String>) -> Result<()> {
+/// Removes elements, and maps of conditions that are empty then and not among those that are `wanted` from then on.
+fn push_removal(nft: &mut Nft, batch: &mut Batch, found: &[Found], wanted: &[Wanted]) -> Result<()> {
     let mut conditional: HashMap<(Family, &str), usize> = HashMap::new();
     for Found { family, set, element } in found {
         batch.delete_element(*family, TABLE, set, &element.key);
-        if layout::is_conditional(set) && !used.contains(set) {
+        if layout::is_conditional(set) && !wanted.iter().any(|w| w.set == *set) {
             *conditional.entry((*family, set)).or_default() += 1;
+        }
+    }
+    for first in found.iter().filter(|f| layout::is_first(&f.set)) {
+        let Found { family, set, element } = first;
+        let is_wanted = wanted.iter().any(|w| w.set == *set && w.key == element.key);
+        if !is_wanted && let Some(comment) = heir(nft, first, found)? {
+            batch.add_element(*family, TABLE, set, &element.key, &comment);
         }
     }
     for ((family, set), going) in conditional {
@@ -362,6 +395,21 @@ fn push_removal(nft: &mut Nft, batch: &mut Batch, found: &[Found], used: &HashSe
         }
     }
     Ok(())
+}
+
+/// The comment of an element of the same port that stays: what lets the port come first goes over to its owner.
+fn heir(nft: &mut Nft, first: &Found, going: &[Found]) -> Result<Option<String>> {
+    let (family, key) = (first.family, &first.element.key);
+    let rules = nft.rules(family, TABLE, None)?;
+    for map in layout::maps_of_first(&rules, &first.set) {
+        if going.iter().any(|f| f.family == family && f.set == map && f.element.key == *key) {
+            continue;
+        }
+        if let Some(element) = nft.element(family, TABLE, &map, key)? {
+            return Ok(element.comment);
+        }
+    }
+    Ok(None)
 }
 
 /// The UDP ports that these elements led to pods.
@@ -393,7 +441,7 @@ pub(crate) fn remove_stale(
         for family in FAMILIES {
             let mut stale = all(nft, family)?;
             stale.retain(|f| f.element.comment.as_deref().is_some_and(&is_stale));
-            push_removal(nft, &mut batch, &stale, &HashSet::new())?;
+            push_removal(nft, &mut batch, &stale, &[])?;
             let owners: HashSet<_> =
                 stale.iter().filter_map(|f| read_identity(f.element.comment.as_deref()?)).collect();
             for (identity, _) in self::owners(nft, family)? {
@@ -456,6 +504,18 @@ pub(crate) fn missing(nft: &mut Nft, attachment: &Attachment, target: &Target<'_
     };
     // Which of the mappings come before others' rules was found out by ADD; how many these are is written down.
     missing_first(nft, target, Owner::parse(owner.comment.as_deref().unwrap_or_default()).first)
+}
+
+/// What is missing of what ADD made for a target beside what the pod has by another interface. The outer `None`: it did
+/// not.
+pub(crate) fn missing_beside(
+    nft: &mut Nft,
+    attachment: &Attachment,
+    target: &Target<'_>,
+) -> Result<Option<Option<String>>> {
+    let missing = missing(nft, attachment, &target.by_interface(&attachment.ifname))?;
+    let is_beside = missing.is_none() || takeover::is_beside(nft, target, attachment)?;
+    Ok(is_beside.then_some(missing))
 }
 
 /// Whether the attachment's ADD saw to it that its host link is in hairpin mode.

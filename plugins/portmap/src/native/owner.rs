@@ -49,11 +49,12 @@ impl Owner {
         }
     }
 
-    /// Whether it lives in the same namespace: another interface of one pod.
-    pub(crate) fn is_same_pod(&self, other: &Self) -> bool {
+    /// Whether it, which has this identity, lives in the same namespace: another interface of one pod.
+    pub(crate) fn is_same_pod(&self, other: &Self, identity: &[u8; 16]) -> bool {
         match (self.cookie, other.cookie) {
             (Some(one), Some(another)) => one == another,
-            _ => self.netns.is_some() && self.netns == other.netns,
+            // A path may be another pod's by now: the link, if there was one, tells.
+            _ => self.netns.is_some() && self.netns == other.netns && !(self.by_bridge && is_unlinked(identity)),
         }
     }
 
@@ -132,6 +133,11 @@ pub(crate) fn orphans(all: &[([u8; 16], Owner)]) -> Result<Orphans, Error> {
     let alive = all.iter().filter(|(identity, owner)| missing.has(identity) && may_live(owner));
     let alive = alive.map(|(identity, _)| *identity).collect();
     Ok(missing.without(&alive))
+}
+
+/// Whether the attachment has no host link, for certain.
+fn is_unlinked(identity: &[u8; 16]) -> bool {
+    Orphans::among(HashSet::from([*identity])).is_ok_and(|orphans| orphans.has(identity))
 }
 
 /// What can stand in a comment that `nft -f` reads back.

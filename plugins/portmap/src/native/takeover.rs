@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use cni::Error;
 use cni::attachment::read_identity;
+use cni::{Attachment, Error};
 use netlink::Result;
 use netlink::nft::{Batch, Family, Nft};
 use ruleset::{Found, TABLE};
@@ -125,15 +125,24 @@ fn has_already(nft: &mut Nft, target: &Target<'_>, request: &Request<'_>) -> Res
     Ok(false)
 }
 
+/// Whether ADD published the target beside what the attachment's pod had by another interface, as far as can be told now.
+pub(super) fn is_beside(nft: &mut Nft, target: &Target<'_>, attachment: &Attachment) -> Result<bool> {
+    let own = nft.element(target.family(), TABLE, OWNERS, &attachment.identity())?.and_then(|element| element.comment);
+    let Some(own) = own else { return Ok(false) };
+    let owner = Owner::parse(&own);
+    has_already(nft, target, &Request { attachment, targets: &[], owner, first: Vec::new() })
+}
+
 /// Whether the element is of another interface of the pod.
 fn is_same_pod(nft: &mut Nft, holder: &Found, pod: &Owner) -> Result<bool> {
     let Some(identity) = holder.element.comment.as_deref().and_then(read_identity) else { return Ok(false) };
     let owner = nft.element(holder.family, TABLE, OWNERS, &identity)?.and_then(|element| element.comment);
-    Ok(owner.is_some_and(|comment| Owner::parse(&comment).is_same_pod(pod)))
+    Ok(owner.is_some_and(|comment| Owner::parse(&comment).is_same_pod(pod, &identity)))
 }
 
 fn is_both_conditional(wanted: &Wanted, holder: &Found) -> bool {
-    wanted.set != holder.set && layout::is_conditional(&wanted.set) && layout::is_conditional(&holder.set)
+    let conditions = layout::conditions_of(&wanted.set).zip(layout::conditions_of(&holder.set));
+    conditions.is_some_and(|(one, another)| one != another)
 }
 
 fn clear_family(
@@ -163,8 +172,7 @@ fn clear_family(
     };
     let is_going = |f: &&Found| is_gone(f) || !is_published && ruleset::is_owned(&f.element, request.attachment);
     let going: Vec<Found> = found.iter().filter(|f| f.family == family).filter(is_going).cloned().collect();
-    let used: HashSet<String> = wanted.iter().map(|w| w.set.clone()).collect();
-    super::push_removal(nft, batch, &going, &used)?;
+    super::push_removal(nft, batch, &going, &wanted)?;
     if is_published {
         cleared.published.push(family);
     } else if own_owner.is_some() {

@@ -24,7 +24,13 @@ use super::cri::{Cri, Linux, Metadata, PodConfig, PodStatus, PortMapping};
 
 /// A daemon that is not ready after this will not be.
 const START: Duration = Duration::from_secs(60);
+/// Where the reservations of [`bridge()`] are.
+pub(crate) const STORE: &str = "/var/lib/cni/networks/pods";
 const DAEMON: &str = "containerd";
+/// Where a reboot leaves it.
+const LOG: &str = "/var/lib/containerd.log";
+/// A command of `ctr` that takes longer is stuck: it is killed, and its test fails. Seconds.
+const STUCK: &str = "60";
 /// How much of the log a failure shows, in lines.
 const TAIL: usize = 25;
 
@@ -136,7 +142,7 @@ impl Node {
     fn launch(&self) {
         let mut command = Command::new(program("containerd").unwrap());
         command.args(["--config", &format!("{SCRATCH}/containerd.toml")]).env_clear().env("PATH", path());
-        self.machine.start(DAEMON, command, &format!("{SCRATCH}/containerd.log"))
+        self.machine.start(DAEMON, command, LOG)
     }
 
     /// # Panics
@@ -187,7 +193,8 @@ impl Node {
     /// # Panics
     /// When it fails.
     pub(crate) fn ctr(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new(program("ctr").unwrap());
+        let mut command = Command::new("timeout");
+        command.args(["-s", "KILL", STUCK]).arg(program("ctr").unwrap());
         command.args(["--address", &format!("{SCRATCH}/containerd.sock")]).args(arguments).stdin(Stdio::null());
         let output = self.machine.enter(|| command.output()).unwrap();
         assert!(output.status.success(), "{command:?}: {output:?}");
@@ -228,11 +235,8 @@ impl Node {
 
     /// Shows the end of the daemon's log, and where all of it is.
     fn keep_log(&self) {
-        let Some(log) = self.host().read(&format!("{SCRATCH}/containerd.log")) else { return };
-        let tail: Vec<_> = log.lines().rev().take(TAIL).collect();
-        let path = tests::case::keep("containerd", &log);
-        let tail: Vec<_> = tail.into_iter().rev().collect();
-        println!("the end of containerd's log ({}):\n{}", path.display(), tail.join("\n"));
+        let Some(log) = self.host().read(LOG) else { return };
+        tests::case::keep("containerd", &log, TAIL);
     }
 }
 

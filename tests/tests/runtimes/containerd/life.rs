@@ -11,10 +11,8 @@ use tests::{
     traffic::{self, http, outside::HOST4},
 };
 
-use super::daemon::{Node, Sandbox, bridge, list, portmap, published, subject};
+use super::daemon::{Node, STORE, Sandbox, bridge, list, portmap, published, subject};
 
-/// Where the reservations of `bridge()` are.
-const STORE: &str = "/var/lib/cni/networks/pods";
 /// The addresses of the small pool: all of 10.22.0.0/29 but the network's, the gateway's and the broadcast's.
 const SMALL: usize = 5;
 

@@ -15,15 +15,13 @@ use tests::{
 
 use super::{
     cri::PodConfig,
-    daemon::{Node, Sandbox, bridge, knows_status, list, portmap, published, subject},
+    daemon::{Node, STORE, Sandbox, bridge, knows_status, list, portmap, published, subject},
 };
 
 /// The port of the host that the pod `web` is published at.
 const PORT: u16 = 8080;
 /// What [`exercise`] does, in words.
 const EXERCISE: &str = "pods by CRI: addresses, ping, HTTP, host port from all sides, stop, remove, the node as before";
-/// Where the reservations of `bridge()` are.
-const STORE: &str = "/var/lib/cni/networks/pods";
 
 fn web(pod: &mut PodConfig) {
     pod.port_mappings = vec![published(PORT)];

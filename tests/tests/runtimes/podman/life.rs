@@ -147,9 +147,13 @@ fn its_network_is_removed() {
         || {
             let node = node();
             node.start("a", OPTIONS);
+            node.podman("network connect green a");
+            let texts = ["10.44.0.50", "fd00:44::50", "10.45.0.2", "cni-podman"];
+            let before = node.host().snapshot();
+            texts.iter().for_each(|text| assert!(before.mentions(text), "{text}"));
             node.podman("network rm -f -t 0 blue green");
             let now = node.host().snapshot();
-            for text in ["10.44.0.50", "fd00:44::50", "10.45.0.2", "cni-podman"] {
+            for text in texts {
                 assert!(!now.mentions(text), "{text}: {:?}", now.lines(text).collect::<Vec<_>>());
             }
         },

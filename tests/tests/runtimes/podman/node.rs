@@ -156,10 +156,7 @@ impl Node {
         for line in ["ip address", "ip route", "ip -6 route", "nft list ruleset", "find /var/lib/cni /etc/cni"] {
             _ = writeln!(log, "$ {line}\n{}", self.machine().try_run(line).unwrap_or_else(|error| error));
         }
-        let path = case::keep("podman", &log);
-        let tail: Vec<_> = log.lines().rev().take(TAIL).collect();
-        let tail: Vec<_> = tail.into_iter().rev().collect();
-        println!("what podman was told, and the node's end ({}):\n{}", path.display(), tail.join("\n"));
+        case::keep("podman", &log, TAIL);
     }
 }
 
