@@ -492,15 +492,23 @@ fn second(pod: &Pod) -> Pod {
 }
 
 /// A host, and a pod of two networks with portmaps of these backends, one after the other; `case` gets network and pod of
-/// either.
+/// either. By default the pod answers by the first.
 fn in_two_networks(backends: [&str; 2], ip_masq: bool, case: impl Fn(&Host, [(&Network<'_>, &Pod); 2])) {
     let host = Host::new();
     host.outside();
     let [one, two] = backends.map(|backend| portmap(&json!({ "backend": backend })));
     let one = chain(&host, &[bridge(&json!({ "ipMasq": ip_masq })), one]);
-    let two = chain(&host, &[other_bridge(&json!({ "ipMasq": ip_masq })), two]);
+    let on_link = with(&other_bridge(&json!({ "ipMasq": ip_masq })), json!({ "ipam": { "routes": null } }));
+    let two = chain(&host, &[on_link, two]);
     let pod = host.pod();
     case(&host, [(&one, &pod), (&two, &second(&pod))]);
+}
+
+/// What stays of two networks after they were used together.
+fn warm_up(both: &[(&Network<'_>, &Pod)], mappings: &[Value]) {
+    for verb in [publish, withdraw] {
+        both.iter().for_each(|(network, pod)| _ = verb(network, pod, mappings).ok());
+    }
 }
 
 /// The pod's addresses on which it serves for as long as what is returned lives.
@@ -525,10 +533,7 @@ fn of_two_networks_the_first_keeps_the_port() {
                 in_two_networks(backends, ip_masq, |host, both| {
                     let (networks, pods) = (both.map(|b| b.0), both.map(|b| b.1));
                     let mappings = [mapping(Transport::Tcp, 8080), mapping_at(Transport::Tcp, 8081, V4.host)];
-                    for (network, pod) in both {
-                        publish(network, pod, &mappings).ok();
-                        withdraw(network, pod, &mappings).ok();
-                    }
+                    warm_up(&both, &mappings);
                     let sibling = host.pod();
                     networks[0].add(&sibling).ok();
                     let before = host.snapshot();
@@ -588,10 +593,7 @@ fn a_pod_of_our_tables_joins_a_network_by_iptables() {
         for first_goes in [false, true] {
             in_two_networks(["nftables", "iptables"], true, |host, both| {
                 let mappings = [mapping(Transport::Tcp, 8080)];
-                for (network, pod) in both {
-                    publish(network, pod, &mappings).ok();
-                    withdraw(network, pod, &mappings).ok();
-                }
+                warm_up(&both, &mappings);
                 let before = host.snapshot();
                 for (network, pod) in both {
                     publish(network, pod, &mappings).ok();

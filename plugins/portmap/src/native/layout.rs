@@ -81,8 +81,6 @@ const AT_BY: &str = "ports-at-by-";
 
 /// What the comments of their rules begin with.
 const LOOKS_INTO: &str = "looks into ";
-const AT_BY_COMMENT: &str = "one address, further interfaces";
-const ANY_BY_COMMENT: &str = "any address, further interfaces";
 
 const CHAIN: &str = "ports";
 const AT_IF_CHAIN: &str = "ports-at-if";
@@ -319,11 +317,11 @@ fn fixed(family: Family) -> Vec<Fixed> {
     );
     rule(CHAIN, "one address, conditions", Box::new(move |r| _ = r.verdict(&jump(AT_IF_CHAIN))));
     rule(CHAIN, "one address", Box::new(move |r| _ = r.send_to_entry(family, &fields.at(), AT)));
-    rule(CHAIN, AT_BY_COMMENT, Box::new(move |r| _ = r.verdict(&jump(AT_BY_CHAIN))));
+    rule(CHAIN, "one address, further interfaces", Box::new(move |r| _ = r.verdict(&jump(AT_BY_CHAIN))));
     rule(CHAIN, "any address, conditions", Box::new(move |r| _ = r.verdict(&jump(ANY_IF_CHAIN))));
     rule(CHAIN, "any address", Box::new(move |r| _ = r.send_to_entry(family, &fields.any(), ANY)));
     // The network that has the port first keeps it: by it is the way back, as a rule.
-    rule(CHAIN, ANY_BY_COMMENT, Box::new(move |r| _ = r.verdict(&jump(ANY_BY_CHAIN))));
+    rule(CHAIN, "any address, further interfaces", Box::new(move |r| _ = r.verdict(&jump(ANY_BY_CHAIN))));
     let ports = || Verdict::Jump(CHAIN.to_owned());
     rule(IN, "to the link it came in by", Box::new(move |r| _ = r.to_input_address().verdict(&ports())));
     for chain in [IN, OUT] {
@@ -473,8 +471,6 @@ impl Fields {
 /// The first rule of the skeleton that is not among these, as chain and comment.
 pub(crate) fn first_missing(rules: &[Rule], target: &Target<'_>) -> Option<String> {
     let mut all = fixed(target.family());
-    // Pods that have ports by one interface have been published without these by earlier builds.
-    all.retain(|f| target.is_by_interface() || ![AT_BY_COMMENT, ANY_BY_COMMENT].contains(&f.comment.as_str()));
     all.push(subnet_rule(target.pod.network()));
     let gone = first_gone(rules, all);
     let conditional = || target.conditions().and_then(|c| first_missing_of(rules, target, c));

@@ -362,6 +362,9 @@ fn find_planned(nft: &mut Nft, family: Family, attachment: &Attachment, plan: &P
         for set in layout::masquerade_sets(plan.snat, plan.masq_all) {
             look(nft, set, &layout::masquerade_key(mapping.protocol, pod, port))?;
         }
+        // It may have gone over from another interface of the pod since the elements were counted.
+        let (set, key) = layout::first_entry(mapping);
+        look(nft, set, &key)?;
     }
     Ok(found)
 }
