@@ -504,9 +504,9 @@ fn in_two_networks(backends: [&str; 2], ip_masq: bool, case: impl Fn(&Host, [(&N
     case(&host, [(&one, &pod), (&two, &second(&pod))]);
 }
 
-/// What stays of two networks after they were used together.
+/// What stays of two networks after they were used together: the first learns of the second's subnet by its next ADD.
 fn warm_up(both: &[(&Network<'_>, &Pod)], mappings: &[Value]) {
-    for verb in [publish, withdraw] {
+    for verb in [publish, withdraw, publish, withdraw] {
         both.iter().for_each(|(network, pod)| _ = verb(network, pod, mappings).ok());
     }
 }
@@ -533,6 +533,16 @@ fn of_two_networks_the_first_keeps_the_port() {
                 in_two_networks(backends, ip_masq, |host, both| {
                     let (networks, pods) = (both.map(|b| b.0), both.map(|b| b.1));
                     let mappings = [mapping(Transport::Tcp, 8080), mapping_at(Transport::Tcp, 8081, V4.host)];
+                    let third = |patch: Value| {
+                        let own =
+                            json!({ "name": "third", "bridge": "br2", "ipam": config::host_local(&["10.24.0.0/24"]) });
+                        chain(host, &[bridge(&own), portmap(&with(&json!({ "backend": backends[1] }), patch))])
+                    };
+                    let other = host.pod();
+                    for network in [third(json!({})), third(json!({ "conditionsV4": ["-s", "192.0.2.0/24"] }))] {
+                        publish(&network, &other, &mappings).ok();
+                        withdraw(&network, &other, &mappings).ok();
+                    }
                     warm_up(&both, &mappings);
                     let sibling = host.pod();
                     networks[0].add(&sibling).ok();
@@ -565,10 +575,8 @@ fn of_two_networks_the_first_keeps_the_port() {
                     ask_all("one of them");
                     drop(servers);
                     // With and without conditions it is taken.
-                    let other = host.pod();
                     for conditions in [json!({}), json!({ "conditionsV4": ["-s", "192.0.2.0/24"] })] {
-                        let own = json!({ "backend": backends[left] });
-                        let network = chain(host, &[bridge(&json!({})), portmap(&with(&own, conditions))]);
+                        let network = third(conditions);
                         let refused = publish(&network, &other, &mappings);
                         assert!(refused.stderr.contains("is already published by"), "{backends:?} {refused}");
                         withdraw(&network, &other, &mappings).ok();
