@@ -310,6 +310,9 @@ fn who_comes_back_while_a_slow_call_looks_loses_nothing() {
         if !Path::new("/usr/bin/strace").exists() {
             skip("there is no strace");
         }
+        if settings::slowness() > 1 {
+            skip("28 calls at once under strace end in time on no emulated machine");
+        }
         thread::scope(|s| {
             for after in (0..28).map(|step| Duration::from_millis(25 * step)) {
                 s.spawn(move || come_back(after));
