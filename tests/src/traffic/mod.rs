@@ -4,6 +4,7 @@ mod capture;
 mod ping;
 mod server;
 mod tcp;
+mod udp;
 
 pub mod frames;
 pub mod http;
@@ -15,6 +16,7 @@ pub use capture::Capture;
 pub use ping::{ping, reaches};
 pub use server::{Answer, Server, Transport, ask, ask_briefly};
 pub use tcp::source_seen;
+pub use udp::sender_of_next;
 
 use std::{net::IpAddr, time::Duration};
 
