@@ -75,6 +75,12 @@ impl VlanRange {
     pub fn tagged(first: u16, last: u16) -> Self {
         Self { first, last, pvid: false, untagged: false }
     }
+
+    /// Whether this VLAN is among them.
+    #[must_use]
+    pub fn contains(&self, id: u16) -> bool {
+        (self.first..=self.last).contains(&id)
+    }
 }
 
 /// Appends the request that sets what a port may do.
@@ -110,7 +116,7 @@ impl PortVlans {
     /// Whether it is in this VLAN.
     #[must_use]
     pub fn has(&self, id: u16) -> bool {
-        self.vlans.iter().any(|range| (range.first..=range.last).contains(&id))
+        self.vlans.iter().any(|range| range.contains(id))
     }
 }
 

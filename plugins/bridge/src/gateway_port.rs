@@ -244,7 +244,7 @@ fn is_the_references(port: &Link) -> bool {
 
 /// Whether frames of the VLAN come with its tag.
 fn is_tagged(vlans: &[VlanRange], vlan: u16) -> bool {
-    vlans.iter().any(|range| (range.first..=range.last).contains(&vlan) && !range.untagged)
+    vlans.iter().any(|range| range.contains(vlan) && !range.untagged)
 }
 
 /// Errors: the name is that of a link that is no gateway of the VLAN.
@@ -295,13 +295,12 @@ fn amiss(
     }
     amiss.too_large = mtu.is_some_and(|mtu| found.gateway.mtu > mtu);
     amiss.unnamed = found.maker == Maker::Us && !is_marked(port);
-    let has = |range: &VlanRange, id| (range.first..=range.last).contains(&id);
     let default = bridge.default_vlan;
     if amiss.not_in_vlan {
         // What took the place of its own.
-        amiss.also_in.extend(vlans.iter().filter(|range| range.untagged && !has(range, default)));
+        amiss.also_in.extend(vlans.iter().filter(|range| range.untagged && !range.contains(default)));
     }
-    if !plan.vlans.keep_default && default != vlan && vlans.iter().any(|range| has(range, default)) {
+    if !plan.vlans.keep_default && default != vlan && vlans.iter().any(|range| range.contains(default)) {
         amiss.also_in.push(VlanRange::access(default));
     }
     Ok(amiss)

@@ -56,7 +56,7 @@ impl Vlans {
     /// which it may be as well.
     pub(crate) fn difference(&self, found: &[VlanRange], tolerated: Option<u16>) -> Option<(String, String)> {
         let wanted = self.wanted();
-        let state = |all: &[VlanRange], id: u16| all.iter().find(|r| (r.first..=r.last).contains(&id)).copied();
+        let state = |all: &[VlanRange], id: u16| all.iter().find(|r| r.contains(id)).copied();
         let is_same = |a: VlanRange, b: VlanRange| a.pvid == b.pvid && a.untagged == b.untagged;
         (1..=MAX_ID).filter_map(|id| u16::try_from(id).ok()).find_map(|id| {
             match (state(&wanted, id), state(found, id)) {
@@ -89,7 +89,7 @@ fn kind(id: u16, range: Option<VlanRange>) -> String {
 
 /// The range less one VLAN.
 fn without(range: VlanRange, id: u16) -> Vec<VlanRange> {
-    if !(range.first..=range.last).contains(&id) {
+    if !range.contains(id) {
         return vec![range];
     }
     let below = (range.first < id).then(|| VlanRange::tagged(range.first, id - 1));
