@@ -171,7 +171,7 @@ fn connect(host: &mut Socket, connection: &Connection<'_>, undo: &mut Undo<'_>) 
         let gateway = match plan.vlans.access {
             _ if gateways.is_empty() => None,
             None => Some(GatewayLink::of(&bridge)),
-            Some(vlan) => Some(gateway_port::ensure(host, plan, &bridge, vlan, mtu, undo)?),
+            Some(vlan) => Some(connection.gateway_port(&bridge, vlan).ensure(host, undo)?),
         };
         if let Some(link) = &gateway {
             gateway::ensure(host, plan, link, gateways, undo)?;
@@ -185,6 +185,10 @@ fn connect(host: &mut Socket, connection: &Connection<'_>, undo: &mut Undo<'_>) 
 }
 
 impl Connection<'_> {
+    fn gateway_port<'w>(&'w self, bridge: &'w Bridge, vlan: u16) -> gateway_port::Wanted<'w> {
+        gateway_port::Wanted { plan: self.plan, bridge, vlan, mtu: self.mtu }
+    }
+
     /// Makes the pair on a bridge that has all it needs, as mostly, beside other calls that do the same: while they wait
     /// for the kernel's own lock, none of them keeps the others waiting. `None`: something is missing, and nothing was
     /// done.
@@ -194,7 +198,7 @@ impl Connection<'_> {
         let gateway = match self.plan.vlans.access {
             _ if self.gateways.is_empty() => None,
             None => Some(GatewayLink::of(&bridge)),
-            Some(vlan) => match gateway_port::ready(host, self.plan, &bridge, vlan, self.mtu)? {
+            Some(vlan) => match self.gateway_port(&bridge, vlan).ready(host)? {
                 Some(link) => Some(link),
                 None => return Ok(None),
             },

@@ -50,37 +50,191 @@ struct Amiss {
     too_large: bool,
 }
 
-/// The gateway's link of a VLAN if it is as the plan wants it. Nothing is changed.
-pub(crate) fn ready(
-    socket: &mut Socket,
-    plan: &Plan,
-    bridge: &Bridge,
-    vlan: u16,
-    mtu: Option<u32>,
-) -> Result<Option<GatewayLink>, Error> {
-    let Some(found) = find(socket, bridge.index, &bridge.name, vlan)? else { return Ok(None) };
-    let amiss = amiss(socket, plan, bridge, vlan, mtu, &found)?;
-    let is_deaf = found.maker == Maker::SomebodyElse || found.gateway.accept_ra.unwrap_or(0) == 0;
-    let is_ready = amiss == Amiss::default() && is_deaf;
-    Ok(is_ready.then(|| describe(bridge, vlan, &found)))
+/// The gateway of a VLAN that a pod needs.
+pub(crate) struct Wanted<'w> {
+    pub(crate) plan: &'w Plan,
+    pub(crate) bridge: &'w Bridge,
+    pub(crate) vlan: u16,
+    /// Of the pod's link, in bytes, if one was asked for.
+    pub(crate) mtu: Option<u32>,
 }
 
-/// Makes sure that the host takes part in a VLAN by a link that can have the gateway's addresses. The caller holds the
-/// lock alone.
-pub(crate) fn ensure(
-    socket: &mut Socket,
-    plan: &Plan,
-    bridge: &Bridge,
-    vlan: u16,
-    mtu: Option<u32>,
-    undo: &mut Undo<'_>,
-) -> Result<GatewayLink, Error> {
-    match find(socket, bridge.index, &bridge.name, vlan)? {
-        Some(found) => {
-            reconcile(socket, plan, bridge, vlan, mtu, &found)?;
-            Ok(describe(bridge, vlan, &found))
+impl Wanted<'_> {
+    /// The gateway's link if it is as the plan wants it. Nothing is changed.
+    pub(crate) fn ready(&self, socket: &mut Socket) -> Result<Option<GatewayLink>, Error> {
+        let Some(found) = find(socket, self.bridge.index, &self.bridge.name, self.vlan)? else { return Ok(None) };
+        let amiss = self.amiss(socket, &found)?;
+        let is_deaf = found.maker == Maker::SomebodyElse || found.gateway.accept_ra.unwrap_or(0) == 0;
+        let is_ready = amiss == Amiss::default() && is_deaf;
+        Ok(is_ready.then(|| self.describe(&found)))
+    }
+
+    /// Makes sure that the host takes part in the VLAN by a link that can have the gateway's addresses. The caller holds
+    /// the lock alone.
+    pub(crate) fn ensure(&self, socket: &mut Socket, undo: &mut Undo<'_>) -> Result<GatewayLink, Error> {
+        match find(socket, self.bridge.index, &self.bridge.name, self.vlan)? {
+            Some(found) => {
+                self.reconcile(socket, &found)?;
+                Ok(self.describe(&found))
+            }
+            None => self.make(socket, undo),
         }
-        None => make(socket, plan, bridge, vlan, mtu, undo),
+    }
+
+    /// What [`reconcile`](Self::reconcile) has to mend.
+    fn amiss(&self, socket: &mut Socket, found: &Found) -> Result<Amiss, Error> {
+        let &Self { plan, bridge, vlan, mtu } = self;
+        let mut amiss = Amiss { down: !found.gateway.is_up(), ..Amiss::default() };
+        let asked = found.port.as_ref().map_or(bridge.index, |port| port.index);
+        let vlans = netlink::bridge::vlans(socket, asked).map_err(|e| failed(&found.gateway.name, &e))?;
+        let Some(port) = &found.port else {
+            amiss.not_in_vlan = !is_tagged(&vlans, vlan);
+            return Ok(amiss);
+        };
+        amiss.down |= !port.is_up();
+        amiss.off_bridge = port.master != Some(bridge.index);
+        amiss.not_in_vlan = !vlans.contains(&VlanRange::access(vlan));
+        if found.maker == Maker::SomebodyElse {
+            // The rest is theirs to decide.
+            return Ok(amiss);
+        }
+        amiss.too_large = mtu.is_some_and(|mtu| found.gateway.mtu > mtu);
+        amiss.unnamed = found.maker == Maker::Us && !is_marked(port);
+        let default = bridge.default_vlan;
+        if amiss.not_in_vlan {
+            // What took the place of its own.
+            amiss.also_in.extend(vlans.iter().filter(|range| range.untagged && !range.contains(default)));
+        }
+        if !plan.vlans.keep_default && default != vlan && vlans.iter().any(|range| range.contains(default)) {
+            amiss.also_in.push(VlanRange::access(default));
+        }
+        Ok(amiss)
+    }
+
+    /// Mends a gateway that is there; one of somebody else's is refused where it differs, and only set up.
+    fn reconcile(&self, socket: &mut Socket, found: &Found) -> Result<(), Error> {
+        let &Self { plan, bridge, vlan, mtu } = self;
+        let (gateway, name) = (&found.gateway, &found.gateway.name);
+        let amiss = self.amiss(socket, found)?;
+        if found.maker == Maker::SomebodyElse && (amiss.off_bridge || amiss.not_in_vlan) {
+            return Err(self.refused(found));
+        }
+        // By one of somebody else's the host may have its own router.
+        if found.maker != Maker::SomebodyElse {
+            refuse_advertisements(gateway);
+        }
+        let mut request = Request::new();
+        if let Some(port) = &found.port {
+            if amiss.off_bridge {
+                link::push_master(&mut request, port.index, bridge.index);
+            }
+            let mut leave = amiss.also_in;
+            // A port that comes to a bridge starts in its default VLAN.
+            if amiss.off_bridge && !plan.vlans.keep_default && ![0, vlan].contains(&bridge.default_vlan) {
+                leave.push(VlanRange::access(bridge.default_vlan));
+            }
+            let join = Some(VlanRange::access(vlan)).filter(|_| amiss.off_bridge || amiss.not_in_vlan);
+            push_vlans(&mut request, port.index, &leave, join.as_slice());
+            if amiss.unnamed {
+                push_name(&mut request, port.index, bridge);
+            }
+            if let Some(mtu) = mtu.filter(|_| amiss.too_large) {
+                link::push_mtu(&mut request, gateway.index, mtu);
+                link::push_mtu(&mut request, port.index, mtu);
+            }
+        }
+        if amiss.down {
+            link::push_up(&mut request, gateway.index);
+            found.port.iter().for_each(|port| link::push_up(&mut request, port.index));
+        }
+        if request.messages() == 0 {
+            return Ok(());
+        }
+        socket.transact(&request, |_| ()).map_err(|e| failed(name, &e))
+    }
+
+    fn make(&self, socket: &mut Socket, undo: &mut Undo<'_>) -> Result<GatewayLink, Error> {
+        let &Self { plan, bridge, vlan, mtu } = self;
+        let name = gateway_port(&bridge.name, vlan);
+        let port = identity(&bridge.name, vlan);
+        let port_name = port.host_ifname(0);
+        let gateway_mac = host::mac::random().map_err(|e| failed(&name, &e.into()))?;
+        let new = NewVeth {
+            host_name: &port_name,
+            host_mac: port.host_mac(),
+            master: Some(bridge.index),
+            peer_name: &name,
+            peer_mac: gateway_mac,
+            peer_netns: None,
+            // Packets to the pods have to fit through their ports.
+            mtu: mtu.or(Some(bridge.mtu)),
+        };
+        let created = link::create_veth(socket, &new);
+        if let Err(error) = &created
+            && link::is_taken(error)
+        {
+            return Err(failed(&name, error));
+        }
+        let undone = name.clone();
+        undo.push("removing the gateway port", move || remove(&undone, gateway_mac, vlan));
+        created.map_err(|e| failed(&name, &e))?;
+        let gone = || failed(&name, &Errno::ENODEV.into());
+        let gateway = link::by_name(socket, &name).map_err(|e| failed(&name, &e))?.ok_or_else(gone)?;
+        let index = gateway.peer.ok_or_else(gone)?;
+        // Before it is up: a router is not listened to, and the link-local address, by which the host asks for its first
+        // pods, is there at once.
+        refuse_advertisements(&gateway);
+        if let Ok(settings) = Dir::open(V6_CONF) {
+            let _ = settings.overwrite(&format!("{name}/accept_dad"), "0");
+        }
+        let mut no_address = Request::new();
+        link::push_no_link_local(&mut no_address, index);
+        let _ = socket.transact(&no_address, |_| ());
+        let leave = !plan.vlans.keep_default && bridge.default_vlan != 0;
+        let leave = Some(VlanRange::access(bridge.default_vlan)).filter(|_| leave);
+        let mut request = Request::new();
+        push_name(&mut request, index, bridge);
+        push_vlans(&mut request, index, leave.as_slice(), &[VlanRange::access(vlan)]);
+        link::push_up(&mut request, gateway.index);
+        link::push_up(&mut request, index);
+        socket.transact(&request, |_| ()).map_err(|e| failed(&name, &e))?;
+        Ok(GatewayLink {
+            index: gateway.index,
+            name,
+            mac: Some(gateway_mac),
+            is_ours: true,
+            bridge: bridge.index,
+            vlan: Some(vlan),
+            port: Some((index, port_name)),
+        })
+    }
+
+    /// Says what to do about a gateway of somebody else's that does not lead into the VLAN.
+    fn refused(&self, found: &Found) -> Error {
+        let (name, bridge, vlan) = (&found.gateway.name, &self.bridge.name, self.vlan);
+        let text = format!(
+            "gateway port \"{name}\": a link of this name exists, which does not lead into VLAN {vlan} of \"{bridge}\", and \
+             it was not made by this plugin"
+        );
+        match found.port {
+            Some(_) => Error::internal(text).with_details(
+                "the gateway of a VLAN needs this name: rename that link, or put its other end into the VLAN",
+            ),
+            None => Error::internal(format!("{text}: the bridge itself is not in the VLAN"))
+                .with_details(format!("bridge vlan add dev {bridge} vid {vlan} self")),
+        }
+    }
+
+    fn describe(&self, found: &Found) -> GatewayLink {
+        GatewayLink {
+            index: found.gateway.index,
+            name: found.gateway.name.clone(),
+            mac: found.gateway.mac,
+            is_ours: found.maker == Maker::Us,
+            bridge: self.bridge.index,
+            vlan: Some(self.vlan),
+            port: found.port.as_ref().map(|port| (port.index, port.name.clone())),
+        }
     }
 }
 
@@ -271,182 +425,9 @@ fn find(socket: &mut Socket, bridge: u32, bridge_name: &str, vlan: u16) -> Resul
     Ok(Some(Found { gateway, port: Some(port), maker }))
 }
 
-fn amiss(
-    socket: &mut Socket,
-    plan: &Plan,
-    bridge: &Bridge,
-    vlan: u16,
-    mtu: Option<u32>,
-    found: &Found,
-) -> Result<Amiss, Error> {
-    let mut amiss = Amiss { down: !found.gateway.is_up(), ..Amiss::default() };
-    let asked = found.port.as_ref().map_or(bridge.index, |port| port.index);
-    let vlans = netlink::bridge::vlans(socket, asked).map_err(|e| failed(&found.gateway.name, &e))?;
-    let Some(port) = &found.port else {
-        amiss.not_in_vlan = !is_tagged(&vlans, vlan);
-        return Ok(amiss);
-    };
-    amiss.down |= !port.is_up();
-    amiss.off_bridge = port.master != Some(bridge.index);
-    amiss.not_in_vlan = !vlans.contains(&VlanRange::access(vlan));
-    if found.maker == Maker::SomebodyElse {
-        // The rest is theirs to decide.
-        return Ok(amiss);
-    }
-    amiss.too_large = mtu.is_some_and(|mtu| found.gateway.mtu > mtu);
-    amiss.unnamed = found.maker == Maker::Us && !is_marked(port);
-    let default = bridge.default_vlan;
-    if amiss.not_in_vlan {
-        // What took the place of its own.
-        amiss.also_in.extend(vlans.iter().filter(|range| range.untagged && !range.contains(default)));
-    }
-    if !plan.vlans.keep_default && default != vlan && vlans.iter().any(|range| range.contains(default)) {
-        amiss.also_in.push(VlanRange::access(default));
-    }
-    Ok(amiss)
-}
-
-/// Mends a gateway that is there; one of somebody else's is refused where it differs, and only set up.
-fn reconcile(
-    socket: &mut Socket,
-    plan: &Plan,
-    bridge: &Bridge,
-    vlan: u16,
-    mtu: Option<u32>,
-    found: &Found,
-) -> Result<(), Error> {
-    let (gateway, name) = (&found.gateway, &found.gateway.name);
-    let amiss = amiss(socket, plan, bridge, vlan, mtu, found)?;
-    if found.maker == Maker::SomebodyElse && (amiss.off_bridge || amiss.not_in_vlan) {
-        return Err(refused(bridge, vlan, found));
-    }
-    // By one of somebody else's the host may have its own router.
-    if found.maker != Maker::SomebodyElse {
-        refuse_advertisements(gateway);
-    }
-    let mut request = Request::new();
-    if let Some(port) = &found.port {
-        if amiss.off_bridge {
-            link::push_master(&mut request, port.index, bridge.index);
-        }
-        let mut leave = amiss.also_in;
-        // A port that comes to a bridge starts in its default VLAN.
-        if amiss.off_bridge && !plan.vlans.keep_default && ![0, vlan].contains(&bridge.default_vlan) {
-            leave.push(VlanRange::access(bridge.default_vlan));
-        }
-        let join = Some(VlanRange::access(vlan)).filter(|_| amiss.off_bridge || amiss.not_in_vlan);
-        push_vlans(&mut request, port.index, &leave, join.as_slice());
-        if amiss.unnamed {
-            push_name(&mut request, port.index, bridge);
-        }
-        if let Some(mtu) = mtu.filter(|_| amiss.too_large) {
-            link::push_mtu(&mut request, gateway.index, mtu);
-            link::push_mtu(&mut request, port.index, mtu);
-        }
-    }
-    if amiss.down {
-        link::push_up(&mut request, gateway.index);
-        found.port.iter().for_each(|port| link::push_up(&mut request, port.index));
-    }
-    if request.messages() == 0 {
-        return Ok(());
-    }
-    socket.transact(&request, |_| ()).map_err(|e| failed(name, &e))
-}
-
-/// Says what to do about a gateway of somebody else's that does not lead into the VLAN.
-fn refused(bridge: &Bridge, vlan: u16, found: &Found) -> Error {
-    let (name, bridge) = (&found.gateway.name, &bridge.name);
-    let text = format!(
-        "gateway port \"{name}\": a link of this name exists, which does not lead into VLAN {vlan} of \"{bridge}\", and it \
-         was not made by this plugin"
-    );
-    match found.port {
-        Some(_) => Error::internal(text).with_details(
-            "the gateway of a VLAN needs this name: rename that link, or put its other end into the VLAN",
-        ),
-        None => Error::internal(format!("{text}: the bridge itself is not in the VLAN"))
-            .with_details(format!("bridge vlan add dev {bridge} vid {vlan} self")),
-    }
-}
-
 /// Appends the request that says whose a port is.
 fn push_name(request: &mut Request, port: u32, bridge: &Bridge) {
     link::push_alias(request, port, &format!("{GATEWAY_PORT_MARK} of {}", bridge.name));
-}
-
-fn describe(bridge: &Bridge, vlan: u16, found: &Found) -> GatewayLink {
-    GatewayLink {
-        index: found.gateway.index,
-        name: found.gateway.name.clone(),
-        mac: found.gateway.mac,
-        is_ours: found.maker == Maker::Us,
-        bridge: bridge.index,
-        vlan: Some(vlan),
-        port: found.port.as_ref().map(|port| (port.index, port.name.clone())),
-    }
-}
-
-fn make(
-    socket: &mut Socket,
-    plan: &Plan,
-    bridge: &Bridge,
-    vlan: u16,
-    mtu: Option<u32>,
-    undo: &mut Undo<'_>,
-) -> Result<GatewayLink, Error> {
-    let name = gateway_port(&bridge.name, vlan);
-    let port = identity(&bridge.name, vlan);
-    let port_name = port.host_ifname(0);
-    let gateway_mac = host::mac::random().map_err(|e| failed(&name, &e.into()))?;
-    let new = NewVeth {
-        host_name: &port_name,
-        host_mac: port.host_mac(),
-        master: Some(bridge.index),
-        peer_name: &name,
-        peer_mac: gateway_mac,
-        peer_netns: None,
-        // Packets to the pods have to fit through their ports.
-        mtu: mtu.or(Some(bridge.mtu)),
-    };
-    let created = link::create_veth(socket, &new);
-    if let Err(error) = &created
-        && link::is_taken(error)
-    {
-        return Err(failed(&name, error));
-    }
-    let undone = name.clone();
-    undo.push("removing the gateway port", move || remove(&undone, gateway_mac, vlan));
-    created.map_err(|e| failed(&name, &e))?;
-    let gone = || failed(&name, &Errno::ENODEV.into());
-    let gateway = link::by_name(socket, &name).map_err(|e| failed(&name, &e))?.ok_or_else(gone)?;
-    let index = gateway.peer.ok_or_else(gone)?;
-    // Before it is up: a router is not listened to, and the link-local address, by which the host asks for its first pods,
-    // is there at once.
-    refuse_advertisements(&gateway);
-    if let Ok(settings) = Dir::open(V6_CONF) {
-        let _ = settings.overwrite(&format!("{name}/accept_dad"), "0");
-    }
-    let mut no_address = Request::new();
-    link::push_no_link_local(&mut no_address, index);
-    let _ = socket.transact(&no_address, |_| ());
-    let leave = !plan.vlans.keep_default && bridge.default_vlan != 0;
-    let leave = Some(VlanRange::access(bridge.default_vlan)).filter(|_| leave);
-    let mut request = Request::new();
-    push_name(&mut request, index, bridge);
-    push_vlans(&mut request, index, leave.as_slice(), &[VlanRange::access(vlan)]);
-    link::push_up(&mut request, gateway.index);
-    link::push_up(&mut request, index);
-    socket.transact(&request, |_| ()).map_err(|e| failed(&name, &e))?;
-    Ok(GatewayLink {
-        index: gateway.index,
-        name,
-        mac: Some(gateway_mac),
-        is_ours: true,
-        bridge: bridge.index,
-        vlan: Some(vlan),
-        port: Some((index, port_name)),
-    })
 }
 
 /// Takes back a gateway port that this call made (its random address tells), unless another pod of the VLAN relies on it

@@ -223,9 +223,18 @@ fn settings_of_tuning_that_may_not_be_written() {
     });
 }
 
-/// The chain with the backups of `tuning` where they can be.
-fn backed_up(host: &Host) -> Chain<'_> {
-    Chain::new(host, everything()).with(&json!({ "dataDir": "/var/lib/cni/tuning" }))
+/// A pod, by the chain with the backups of `tuning` where they can be, of which nothing stays. Returns what ADD said.
+fn lives_backed_up(host: &Host) -> Value {
+    let chain = Chain::new(host, everything()).with(&json!({ "dataDir": "/var/lib/cni/tuning" }));
+    chain.warm_up();
+    let before = host.snapshot();
+    let pod = host.pod();
+    let result = chain.add(&pod);
+    chain.check(&pod, &result);
+    assert_reaches(&pod, SERVER4);
+    chain.del(&pod, &result);
+    host.assert_as(&before);
+    result
 }
 
 /// The locks are then the namespace's own file; what is looked for once a minute is not looked for.
@@ -237,21 +246,13 @@ fn a_run_that_may_not_be_written() {
             host.outside();
             host.run("mount --rbind /run/test /run/test");
             host.run("mount -o remount,ro,bind /run");
-            let chain = backed_up(&host);
-            chain.warm_up();
-            let before = host.snapshot();
-            let pod = host.pod();
-            let result = chain.add(&pod);
-            chain.check(&pod, &result);
-            assert_reaches(&pod, SERVER4);
+            let result = lives_backed_up(&host);
             let tuning = with(&chained::tuning(), json!({ "cniVersion": "1.1.0" }));
             let status = host.plugin("tuning").verb("STATUS").config(&tuning).run();
             status.failure().is(50, "/run/cni/tuning|read-only|dataDir");
-            chain.del(&pod, &result);
-            host.assert_as(&before);
-            let other = host.pod();
-            host.plugin("bridge").pod(&other).config(&config::layer2()).add().ok();
-            let add = host.plugin("tuning").pod(&other).config_with(&chained::tuning(), &result).add();
+            let pod = host.pod();
+            host.plugin("bridge").pod(&pod).config(&config::layer2()).add().ok();
+            let add = host.plugin("tuning").pod(&pod).config_with(&chained::tuning(), &result).add();
             add.failure().is(999, "/run/cni/tuning|read-only|dataDir");
         }
     });
@@ -272,15 +273,7 @@ fn a_run_that_is_anothers() {
             mount(None::<&str>, "/run/oxbridge", Some("tmpfs"), MsFlags::empty(), mode)
         });
         machine.unwrap();
-        let chain = backed_up(&host);
-        chain.warm_up();
-        let before = host.snapshot();
-        let pod = host.pod();
-        let result = chain.add(&pod);
-        chain.check(&pod, &result);
-        assert_reaches(&pod, SERVER4);
-        chain.del(&pod, &result);
-        host.assert_as(&before);
+        lives_backed_up(&host);
     });
 }
 
