@@ -33,6 +33,9 @@ const VLAN_RANGE_END: u16 = 1 << 4;
 pub struct BridgeState {
     /// Whether VLAN filtering is on.
     pub vlan_filtering: bool,
+    /// Whether the kernel has VLAN filtering (`CONFIG_BRIDGE_VLAN_FILTERING`): without it, it says nothing of a default
+    /// VLAN.
+    pub can_filter_vlans: bool,
     /// Whether the spanning tree protocol decides when a port forwards.
     pub stp: bool,
     /// The VLAN that every new port is in, untagged; 0 for none.
@@ -195,13 +198,12 @@ fn bridge_header(index: u32) -> [u8; IFINFOMSG_LEN] {
 }
 
 pub(crate) fn read_bridge(data: Attrs<'_>) -> BridgeState {
+    let default_vlan = data.find(IFLA_BR_VLAN_DEFAULT_PVID);
     BridgeState {
         vlan_filtering: data.find(IFLA_BR_VLAN_FILTERING).is_some_and(|v| v.first() != Some(&0)),
+        can_filter_vlans: default_vlan.is_some(),
         stp: data.find(IFLA_BR_STP_STATE).and_then(u32_ne).unwrap_or(0) != 0,
-        default_vlan: data
-            .find(IFLA_BR_VLAN_DEFAULT_PVID)
-            .and_then(|v| Some(u16::from_ne_bytes(v.get(..2)?.try_into().ok()?)))
-            .unwrap_or(0),
+        default_vlan: default_vlan.and_then(|v| Some(u16::from_ne_bytes(v.get(..2)?.try_into().ok()?))).unwrap_or(0),
     }
 }
 

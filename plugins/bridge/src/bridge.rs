@@ -136,6 +136,19 @@ fn create(socket: &mut Socket, plan: &Plan, mtu: Option<u32>, undo: &mut Undo<'_
     reconcile(socket, plan, mtu, &link, undo)
 }
 
+/// Refuses a kernel that does not filter VLANs where the plan needs it, as far as that can be known without making a
+/// bridge: every one that is there tells.
+pub(crate) fn refuse_kernel(socket: &mut Socket, plan: &Plan) -> Result<(), Error> {
+    if !plan.vlans.filtering {
+        return Ok(());
+    }
+    let any = link::list_of(socket, "bridge").map_err(|e| failed(&plan.bridge, &e))?.into_iter().find_map(|l| l.bridge);
+    match any {
+        Some(state) if !state.can_filter_vlans => Err(no_filtering(&plan.bridge)),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses a bridge of somebody else's that is not as the plan wants it. Nothing is changed.
 pub(crate) fn refuse_foreign(plan: &Plan, mtu: Option<u32>, link: &Link) -> Result<(), Error> {
     let name = &plan.bridge;

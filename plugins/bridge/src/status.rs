@@ -12,6 +12,7 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
     let mut host = Socket::open(Protocol::Route)
         .map_err(|e| Error::new(code::NOT_AVAILABLE, format!("failed to open a netlink socket: {e}")))?;
     let mtu = bridge::wanted_mtu(&mut host, plan.mtu).map_err(plugin::unavailable)?;
+    bridge::refuse_kernel(&mut host, &plan).map_err(plugin::unavailable)?;
     if let Some(link) = bridge::get(&mut host, &plan.bridge).map_err(plugin::unavailable)? {
         bridge::refuse_foreign(&plan, mtu, &link).map_err(plugin::unavailable)?;
     }

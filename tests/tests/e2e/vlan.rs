@@ -78,6 +78,14 @@ fn without_vlan_filtering_in_the_kernel_it_is_refused_with_nothing_done() {
                 let config = with(&config::bridge(), patch.clone());
                 let failure = host.plugin("bridge").pod(&host.pod()).config(&config).add().failure();
                 failure.is(999, "vlan filtering|kernel");
+                // Where there is a bridge, it is known before.
+                let is_known = host.link(BRIDGE).is_some();
+                let newest = with(&config, json!({ "cniVersion": "1.1.0" }));
+                let status = host.plugin("bridge").verb("STATUS").config(&newest).run();
+                match is_known {
+                    true => _ = status.failure().is(50, "vlan filtering|kernel"),
+                    false => _ = status.ok(),
+                }
                 host.assert_nothing_made(&before);
             }
         }
@@ -92,9 +100,11 @@ fn ports_are(cases: &[(Value, &[&str])]) {
         let result = host.plugin("bridge").pod(&pod).config(&config).add().result();
         assert_eq!(vlans(&host, port(&result)), *expected, "{keys}");
         assert_eq!(filters(&host), keys.as_object().unwrap().keys().any(|key| key.starts_with("vlan")), "{keys}");
-        // The reference's CHECK wants an ipam.
+        // The reference's CHECK wants an ipam, and it has no STATUS.
         if !tests::settings::is_reference() {
             host.plugin("bridge").pod(&pod).config_with(&config, &result).check().ok();
+            let newest = with(&config, json!({ "cniVersion": "1.1.0" }));
+            host.plugin("bridge").verb("STATUS").config(&newest).run().ok();
         }
         host.plugin("bridge").pod(&pod).config(&config).del().ok();
         host.run(&format!("ip link del {BRIDGE}"));
