@@ -637,6 +637,10 @@ pub const FAILURES: &[(&str, &[&str])] = &[
         &["undo::killed_at_any_moment_del_cleans_and_add_works"],
     ),
     ("dies at once and undoes nothing", &["undo::sigterm_undoes_everything"]),
+    (
+        "its bridge without a pod has no address, with which the kernel lets it join no VLAN",
+        &["vlan_gateway::so_does_one_of_the_kind_vlan"],
+    ),
     ("says: operation not supported", &["vlan::without_vlan_filtering_in_the_kernel_it_is_refused_with_nothing_done"]),
     (
         "tuning undoes nothing when a later step, or printing, fails",

@@ -183,6 +183,14 @@ fn a_trunks_native_vlan_is_its_access_vlan() {
         }
         are_apart(&trunk, &tagged);
         are_apart(&trunk, &none);
+        // Beside it, the others by their tags.
+        let (trunk, wires) = (Wire::of(&trunk, "eth0"), [&native, &tagged, &none].map(|pod| Wire::of(pod, "eth0")));
+        trunk.send(&marked(0, EXPERIMENT));
+        trunk.send(&frames::tagged(&marked(1, EXPERIMENT), &[(DOT1Q, 100)]));
+        trunk.send(&frames::tagged(&marked(2, EXPERIMENT), &[(DOT1Q, 1)]));
+        for (wire, seen) in wires.iter().zip([&[0][..], &[1], &[]]) {
+            assert_eq!(numbers(&wire.all(ARRIVAL), 3), seen);
+        }
     });
 }
 
