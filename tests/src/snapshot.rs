@@ -13,10 +13,23 @@ use crate::{Host, Place, Pod, host::SCRATCH, kernel::Part};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot(BTreeSet<String>);
 
+/// Lines as they are found: of two that are equal, as two rules may be, the second says so.
+#[derive(Default)]
+struct Lines(BTreeSet<String>);
+
+impl Lines {
+    fn insert(&mut self, mut line: String) {
+        while self.0.contains(&line) {
+            line += " (again)";
+        }
+        self.0.insert(line);
+    }
+}
+
 impl Snapshot {
     /// Of now.
     pub fn of(host: &Host) -> Self {
-        let mut lines = BTreeSet::new();
+        let mut lines = Lines::default();
         addresses_and_routes(host, &mut lines);
         qdiscs(host, &mut lines);
         nftables(host, &mut lines);
@@ -29,19 +42,19 @@ impl Snapshot {
                 files(Path::new(folder), &mut lines);
             }
         });
-        Self(lines)
+        Self(lines.0)
     }
 
     /// Of now, with what plugins change in this pod's links.
     pub fn with_pod(host: &Host, pod: &Pod) -> Self {
-        let mut lines = BTreeSet::new();
+        let mut lines = Lines::default();
         links(pod.json("ip -d -j address"), &mut lines);
         qdiscs(pod, &mut lines);
         if let Some(value) = pod.read(&format!("/proc/sys/net/ipv4/conf/{}/arp_filter", pod.ifname)) {
             lines.insert(format!("sysctl arp_filter {value}"));
         }
         let mut all = Self::of(host);
-        all.0.extend(lines.into_iter().map(|line| format!("pod {line}")));
+        all.0.extend(lines.0.into_iter().map(|line| format!("pod {line}")));
         all
     }
 
@@ -76,7 +89,7 @@ impl Snapshot {
 }
 
 /// By one run of `ip`: snapshots are what the tests do most of.
-fn addresses_and_routes(host: &Host, lines: &mut BTreeSet<String>) {
+fn addresses_and_routes(host: &Host, lines: &mut Lines) {
     let batch = format!("{SCRATCH}/ip.batch");
     host.write(&batch, "address\nroute show table all\nrule\n");
     let text = host.run(&format!("ip -d -j -batch {batch}"));
@@ -89,7 +102,7 @@ fn addresses_and_routes(host: &Host, lines: &mut BTreeSet<String>) {
     }
 }
 
-fn links(links: Value, lines: &mut BTreeSet<String>) {
+fn links(links: Value, lines: &mut Lines) {
     const CARRIER: [&str; 3] = ["NO-CARRIER", "LOWER_UP", "M-DOWN"];
     for mut link in array(links) {
         let keys = link.as_object_mut().unwrap();
@@ -116,7 +129,7 @@ fn links(links: Value, lines: &mut BTreeSet<String>) {
 }
 
 /// Of both families.
-fn routes(routes: Value, lines: &mut BTreeSet<String>) {
+fn routes(routes: Value, lines: &mut Lines) {
     for mut route in array(routes) {
         let dst = text(&route["dst"]);
         // The kernel makes these for every link that is up, when it gets to it.
@@ -128,14 +141,14 @@ fn routes(routes: Value, lines: &mut BTreeSet<String>) {
     }
 }
 
-fn policies(family: u8, rules: Value, lines: &mut BTreeSet<String>) {
+fn policies(family: u8, rules: Value, lines: &mut Lines) {
     for rule in array(rules) {
         lines.insert(format!("rule -{family} {rule}"));
     }
 }
 
 /// All but those that a link has by itself.
-fn qdiscs(place: &impl Place, lines: &mut BTreeSet<String>) {
+fn qdiscs(place: &impl Place, lines: &mut Lines) {
     for qdisc in array(place.json("tc -j qdisc show")) {
         let (kind, device) = (text(&qdisc["kind"]), text(&qdisc["dev"]));
         if !["noqueue", "fq_codel", "pfifo_fast", "mq"].contains(&kind.as_str()) {
@@ -144,7 +157,7 @@ fn qdiscs(place: &impl Place, lines: &mut BTreeSet<String>) {
     }
 }
 
-fn nftables(host: &Host, lines: &mut BTreeSet<String>) {
+fn nftables(host: &Host, lines: &mut Lines) {
     for mut object in ruleset(host) {
         forget(&mut object);
         for kind in ["set", "map"] {
@@ -185,9 +198,16 @@ fn forget(value: &mut Value) {
     }
 }
 
-fn iptables(host: &Host, lines: &mut BTreeSet<String>) {
+fn iptables(host: &Host, lines: &mut Lines) {
     for program in ["iptables-save", "ip6tables-save"] {
-        let Ok(saved) = host.try_run(program) else { continue };
+        let saved = match host.try_run(program) {
+            Ok(saved) => saved,
+            // Without x_tables, or without IPv6, there is nothing to be saved; else it fails each time alike.
+            Err(error) => {
+                lines.insert(format!("{program} fails: {}", error.trim()));
+                continue;
+            }
+        };
         for line in saved.lines().filter(|line| line.starts_with([':', '-'])) {
             let line = line.split(" [").next().unwrap_or(line);
             lines.insert(format!("{program} {line}"));
@@ -195,7 +215,7 @@ fn iptables(host: &Host, lines: &mut BTreeSet<String>) {
     }
 }
 
-fn files(path: &Path, lines: &mut BTreeSet<String>) {
+fn files(path: &Path, lines: &mut Lines) {
     let name = path.display().to_string();
     // Stamps, and the lock of those who were disturbed by others.
     let is_stamp = name.starts_with("/run/oxbridge/") && (name.contains("-swept-") || name.contains("/nftables-turn-"));

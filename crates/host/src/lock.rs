@@ -56,6 +56,16 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The same, after so long a wait in all.
+    fn after(self, waited: Duration) -> Self {
+        match self {
+            Self::Timeout { path, holders, .. } => Self::Timeout { path, waited, holders },
+            other => other,
+        }
+    }
+}
+
 /// A process that holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
@@ -119,7 +129,7 @@ impl Lock {
     pub fn alone_in_namespace(name: &str, wait: Duration) -> Result<Self, Error> {
         let started = Instant::now();
         let _turn = turn(name, wait)?;
-        Self::in_namespace(name, wait.saturating_sub(started.elapsed()))
+        Self::in_namespace(name, wait.saturating_sub(started.elapsed())).map_err(|error| error.after(wait))
     }
 
     /// The same, for what goes on without it, too: `None` if it was not had in time, or has no file of its own.
@@ -133,6 +143,7 @@ impl Lock {
         let _turn = turn(name, wait)?;
         let path = file_in_namespace(name).unwrap_or_else(|| PathBuf::from(crate::run::NAMESPACE));
         Self::take(&path, 0o600, wait.saturating_sub(started.elapsed()), Kind::Shared)
+            .map_err(|error| error.after(wait))
     }
 }
 

@@ -20,11 +20,11 @@ pub use udp::sender_of_next;
 
 use std::{net::IpAddr, time::Duration};
 
-use crate::Place;
+use crate::{Place, settings};
 
 /// How long an answer may take that has to come.
 pub const PATIENCE: Duration = Duration::from_secs(5);
-/// How long an answer is waited for that must not come.
+/// How long an answer is waited for that must not come; longer where everything takes longer.
 pub const SILENCE: Duration = Duration::from_millis(250);
 
 /// # Panics
@@ -37,7 +37,7 @@ pub fn assert_reaches(from: &impl Place, to: &str) {
 /// When there is an answer.
 pub fn assert_silent(from: &impl Place, to: &str) {
     let to: IpAddr = to.parse().unwrap();
-    assert!(ping(from, to, SILENCE).is_none(), "{to} answers");
+    assert!(ping(from, to, SILENCE * settings::slowness()).is_none(), "{to} answers");
 }
 
 fn state(place: &impl Place) -> String {

@@ -126,7 +126,7 @@ pub fn ask(from: &impl Place, transport: Transport, to: SocketAddr) -> Option<An
 
 /// Asks for a moment only, where no answer is expected.
 pub fn ask_briefly(from: &impl Place, transport: Transport, to: SocketAddr) -> Option<Answer> {
-    ask_within(from, transport, to, SILENCE)
+    ask_within(from, transport, to, SILENCE * settings::slowness())
 }
 
 fn ask_within(from: &impl Place, transport: Transport, to: SocketAddr, within: Duration) -> Option<Answer> {

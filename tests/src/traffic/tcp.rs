@@ -7,6 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::{
+    socket::{setsockopt, sockopt::ReceiveTimeout},
+    time::TimeVal,
+};
+
 use crate::{Place, settings, traffic::PATIENCE};
 
 /// Connects from one place to a server at this address in another, and returns the client's address that the
@@ -27,6 +32,8 @@ pub fn source_seen(from: &impl Place, server: &impl Place, address: &str) -> Opt
     let connect = || TcpStream::connect_timeout(&target, Duration::from_millis(300)).ok();
     let _client =
         from.enter(|| iter::repeat_with(connect).take_while(|_| Instant::now() < deadline).flatten().next())?;
-    let (_, peer) = listener.accept().unwrap();
+    // It may be another server that was connected to.
+    setsockopt(&listener, ReceiveTimeout, &TimeVal::new(PATIENCE.as_secs().try_into().unwrap(), 0)).unwrap();
+    let (_, peer) = listener.accept().expect("the client is connected to another server");
     Some(peer.ip())
 }

@@ -32,10 +32,10 @@ fn is_refused(direction: &str, module: &str) {
 
 #[test]
 fn ifb_is_named_where_what_a_pod_sends_is_limited() {
-    case_without(Part::Ifb, || is_refused("egress", "ifb"));
+    case_without(Part::Ifb, || is_refused("egress", "modprobe ifb"));
 }
 
 #[test]
 fn tbf_is_named_where_what_a_pod_receives_is_limited() {
-    case_without(Part::Tbf, || is_refused("ingress", "sch_tbf"));
+    case_without(Part::Tbf, || is_refused("ingress", "modprobe sch_tbf"));
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde_json::{Value, json};
 use tests::{
-    Host, Pod, Reply, case_without,
+    Host, Place, Pod, Reply, case_without,
     chained::{self, Chain, HOST_PORT, gc, valid},
     config::{self, with},
     kernel::Part,
@@ -135,6 +135,24 @@ fn a_chain_by_iptables_carries_all_traffic_and_leaves_nothing() {
     case_without(Part::NfTables, || {
         let host = node();
         does_all_of_its_work(&host, &Chain::new(&host, by_iptables()), &[(HOST4, SERVER4), (HOST6, SERVER6)]);
+    });
+}
+
+/// As most configs are: what the host has is taken.
+#[test]
+fn a_firewall_that_is_told_nothing_takes_iptables() {
+    case_without(Part::NfTables, || {
+        let host = node();
+        let mut plugins = by_iptables();
+        plugins[2] = chained::firewall();
+        status(&host, &plugins[2]).ok();
+        let chain = Chain::new(&host, plugins);
+        let families = [(HOST4, SERVER4), (HOST6, SERVER6)];
+        does_all_of_its_work(&host, &chain, &families);
+        for program in ["iptables", "ip6tables"] {
+            host.run(&format!("{program} -P FORWARD DROP"));
+        }
+        does_all_of_its_work(&host, &chain, &families);
     });
 }
 

@@ -199,7 +199,8 @@ fn an_operators_bridge_is_never_changed_and_never_unfiltered() {
                 .config(&with(&config, json!({ "cniVersion": "1.1.0" })))
                 .verb("STATUS")
                 .run()
-                .failure();
+                .failure()
+                .is(50, "does not filter VLANs|vlan_filtering 1");
         }
         // As the message says.
         host.run(&format!("ip link set {BRIDGE} type bridge vlan_filtering 1"));

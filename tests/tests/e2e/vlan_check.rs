@@ -142,6 +142,13 @@ fn every_part_of_a_vlans_gateway() {
 fn a_layer_2_pod_has_no_gateway_to_look_for() {
     case(|| {
         let config = with(&config::layer2(), json!({ "vlan": 100, "isGateway": true }));
-        each_is_named(&config, |_, _| (), |_, _| Vec::new());
+        each_is_named(
+            &config,
+            |_, _| (),
+            |host, _| {
+                assert!(host.link("br0.100").is_none(), "the gateway of nobody");
+                Vec::new()
+            },
+        );
     });
 }

@@ -148,6 +148,8 @@ fn is_told_who_holds(host: &Host, chain: &Chain<'_>, plugin: usize, lock: &str) 
     let call = || chain.call(plugin).pod(&pod).config_with(plugin, &result);
     let failure = call().add().failure();
     failure.is(11, &format!("{lock}|pid {}|flock", holder.pid()));
+    let waited = failure.msg.split("still locked after ").nth(1).and_then(|rest| rest.split(" s").next());
+    assert!(waited.is_some_and(|waited| waited.parse::<u32>().is_ok()), "seconds: {}", failure.msg);
     drop(holder);
     let diff = before.diff_without_skeleton(&host.snapshot());
     assert!(diff.is_empty(), "{lock}: {diff}");

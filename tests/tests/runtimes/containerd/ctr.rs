@@ -21,7 +21,7 @@ fn run_and_remove() {
         run("first");
         let before = node.host().snapshot();
         let said = run("second");
-        for part in ["inet 10.22.0.3/24", "inet6 fd00:22::3/64", "0% packet loss"] {
+        for part in ["inet 10.22.0.3/24", "inet6 fd00:22::3/64", " 0% packet loss"] {
             assert!(said.contains(part), "{part}: {said}");
         }
         node.host().assert_as(&before);

@@ -16,6 +16,9 @@ use super::daemon::{Node, STORE, Sandbox, bridge, list, portmap, published, subj
 /// The addresses of the small pool: all of 10.22.0.0/29 but the network's, the gateway's and the broadcast's.
 const SMALL: usize = 5;
 
+/// In the line of a snapshot that is about a published port.
+const PUBLISHED: &str = "nft element ip oxbridge ports-any ";
+
 #[test]
 fn twenty_pods_in_parallel() {
     reported(
@@ -83,6 +86,10 @@ fn the_node_is_rebooted() {
         node.host().outside();
         let fresh: Vec<_> = (0..).take(SMALL).map(|n| run(&node, "new", n)).collect();
         let addresses: BTreeSet<_> = fresh.iter().map(|pod| pod.address(false)).collect();
+        let now = node.host().snapshot();
+        for text in addresses.iter().copied().chain([PUBLISHED]) {
+            assert!(now.mentions(text), "{text}");
+        }
         assert_eq!(addresses.len(), SMALL, "{addresses:?}");
         // As kubelet does with pods that it finds dead. Their addresses and ports are others' by now.
         for id in &old {
@@ -94,7 +101,12 @@ fn the_node_is_rebooted() {
             assert_served(node.host(), HOST4, 8000 + n, &format!("new-{n}"));
             assert!(node.host().files(STORE).iter().any(|name| name == pod.address(false)));
         }
+        let fresh_addresses: Vec<_> = fresh.iter().flat_map(|pod| pod.addresses.clone()).collect();
         fresh.into_iter().for_each(Sandbox::end);
+        let now = node.host().snapshot();
+        for text in fresh_addresses.iter().map(String::as_str).chain([PUBLISHED]) {
+            assert!(!now.mentions(text), "{text}: {:?}", now.lines(text).collect::<Vec<_>>());
+        }
         let left: Vec<_> = node.host().files(STORE).into_iter().filter(|name| name.starts_with("10.")).collect();
         assert!(left.is_empty(), "{left:?}");
     });

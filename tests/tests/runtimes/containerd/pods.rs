@@ -1,6 +1,6 @@
 //! Pods as kubelet makes them, with the networks that operators configure.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::{
     Host, Place,
     config::{self, with},
@@ -69,8 +69,8 @@ fn all_chained_plugins() {
             };
             lives_and_goes(&node, limited, |pod| {
                 assert_eq!(pod.ns().read("/proc/sys/net/core/somaxconn").as_deref(), Some("500"));
-                // Bytes a second.
-                assert_eq!(rates(node.host()), [1_250_000, 2_500_000]);
+                // Bytes a second: what it sends leaves by an ifb, what it receives by its veth.
+                assert_eq!(rates(node.host()), [(false, 1_250_000), (true, 2_500_000)]);
             });
         },
     );
@@ -202,11 +202,14 @@ fn assert_published(host: &Host, pod: &Sandbox<'_>, sibling: &Sandbox<'_>) {
     }
 }
 
-/// Of the token buckets on the host, sorted, in bytes a second.
-fn rates(host: &Host) -> Vec<u64> {
+/// Of the token buckets on the host, sorted: whether it is on a veth, and bytes a second.
+fn rates(host: &Host) -> Vec<(bool, u64)> {
     let all = host.json("tc -j qdisc show");
     let buckets = all.as_array().unwrap().iter().filter(|qdisc| qdisc["kind"] == "tbf");
-    let mut rates: Vec<_> = buckets.map(|qdisc| qdisc["options"]["rate"].as_u64().unwrap()).collect();
+    let is_veth =
+        |name: &Value| host.link(name.as_str().unwrap()).is_some_and(|link| link["linkinfo"]["info_kind"] == "veth");
+    let rate = |qdisc: &Value| (is_veth(&qdisc["dev"]), qdisc["options"]["rate"].as_u64().unwrap());
+    let mut rates: Vec<_> = buckets.map(rate).collect();
     rates.sort_unstable();
     rates
 }

@@ -1,6 +1,6 @@
 //! Containers that stop, start, and end in other ways than they should.
 
-use std::thread;
+use std::{collections::BTreeSet, thread};
 
 use tests::{
     Place,
@@ -94,6 +94,8 @@ fn its_watcher_is_killed() {
 /// Kills a process that podman knows of a container.
 fn kill(node: &Node, which: &str) {
     let pid = node.inspect("a")["State"][which].as_u64().unwrap();
+    // To kill(2), 0 is whoever calls it and all of its group.
+    assert_ne!(pid, 0, "{which} of a container that has ended by itself");
     node.machine().run(&format!("kill -KILL {pid}"));
 }
 
@@ -112,7 +114,15 @@ fn the_node_is_rebooted() {
             node.podman("start a b");
             assert_works(&node);
             assert_reaches(&node.netns("b"), "10.44.0.50");
+            // Two containers are all that ever was here.
+            let texts = ["10.44.0.50", "fd00:44::50", "nft element ip oxbridge ports-any "];
+            let running = node.host().snapshot();
+            texts.iter().for_each(|text| assert!(running.mentions(text), "{text}"));
             node.remove("a b");
+            let now = node.host().snapshot();
+            for text in texts {
+                assert!(!now.mentions(text), "{text}: {:?}", now.lines(text).collect::<Vec<_>>());
+            }
             let leases = node.host().files("/var/lib/cni/networks/blue");
             assert!(!leases.iter().any(|name| name.starts_with("10.") || name.starts_with("fd00")), "{leases:?}");
         },
@@ -123,17 +133,25 @@ fn the_node_is_rebooted() {
 fn many_at_once() {
     reported(&subject(), "ten containers started at once, and removed at once", || {
         let node = node();
-        let before = node.warm_up(&["--network blue -p 8000:80"]);
+        let before = node.warm_up(&["--network blue -p 8000:81"]);
         let names: Vec<_> = (0..10).map(|n| format!("c{n}")).collect();
         thread::scope(|s| {
             for (n, name) in names.iter().enumerate() {
                 let node = &node;
-                s.spawn(move || node.start(name, &format!("--network blue -p {}:80", 8000 + n)));
+                s.spawn(move || node.start(name, &format!("--network blue -p {}:81", 8000 + n)));
             }
         });
-        for name in &names {
-            assert!(reaches(&node.netns(name), "fd00:44::1"), "{name}");
+        let mut addresses = BTreeSet::new();
+        for (name, port) in names.iter().zip(8000..) {
+            let container = node.netns(name);
+            assert!(reaches(&container, "fd00:44::1"), "{name}");
+            let own = super::networks::addresses(&container, "eth0");
+            let _server = Server::start(&container, name, at(&own[0], 81));
+            addresses.extend(own);
+            let answer = ask(node.host().outside(), Transport::Tcp, at(HOST4, port));
+            assert_eq!(answer.map(|answer| answer.server).as_deref(), Some(name.as_str()), "port {port}");
         }
+        assert_eq!(addresses.len(), 20, "{addresses:?}");
         node.remove(&names.join(" "));
         node.host().assert_as(&before);
     });

@@ -18,7 +18,7 @@ pub(super) const BLUE: &str = "network create --subnet 10.44.0.0/24 --ipv6 --sub
 pub(super) const GREEN: &str = "network create --subnet 10.45.0.0/24 --ipv6 --subnet fd00:45::/64";
 
 /// The addresses that are not of the link itself.
-fn addresses(container: &NetNs, ifname: &str) -> Vec<String> {
+pub(super) fn addresses(container: &NetNs, ifname: &str) -> Vec<String> {
     let link = container.link(ifname).unwrap_or_else(|| panic!("no {ifname}"));
     let all = link["addr_info"].as_array().unwrap().iter();
     let global = all.filter(|address| address["scope"] == "global");
@@ -66,13 +66,26 @@ fn two_containers_of_a_pod() {
     reported(&subject(), "`podman pod`: two containers with one interface", || {
         let node = Node::new();
         node.podman(&format!("{BLUE} blue"));
-        node.podman(&format!("pod create --name both --network blue --infra-image {}", tests::image::NAME));
-        let (a, b) = (node.start("a", "--pod both --entrypoint /bin/sleep"), node.netns("a"));
-        assert_eq!(
-            (addresses(&a, "eth0"), a.inode()),
-            (vec!["10.44.0.2".to_owned(), "fd00:44::2".to_owned()], b.inode())
-        );
-        node.podman("pod rm -f -t 0 both");
+        let pod = || {
+            node.podman(&format!("pod create --name both --network blue --infra-image {}", tests::image::NAME));
+            let namespaces = ["a", "b"].map(|name| {
+                node.start(name, r#"--pod both --entrypoint ["/bin/sleep","3600"]"#);
+                for to in ["10.44.0.1", "fd00:44::1"] {
+                    node.podman(&format!("exec {name} ping -c 1 -W 5 {to}"));
+                }
+                let pid = node.inspect(name)["State"]["Pid"].as_u64().unwrap();
+                node.machine().run(&format!("readlink /proc/{pid}/ns/net"))
+            });
+            assert_eq!(namespaces[0], namespaces[1]);
+            let addresses = addresses(&node.netns("a"), "eth0");
+            assert_eq!(addresses.len(), 2, "{addresses:?}");
+            addresses.iter().for_each(|to| assert_reaches(node.host(), to));
+            node.podman("pod rm -f -t 0 both");
+            node.host().snapshot()
+        };
+        let before = pod();
+        pod();
+        node.host().assert_as(&before);
     });
 }
 

@@ -74,6 +74,10 @@ fn published_ports() {
             for (address, port) in [(HOST4, 8082), ("127.0.0.1", 8081), (HOST6, 8083)] {
                 assert!(ask_briefly(node.host(), Transport::Tcp, at(address, port)).is_none(), "{address} {port}");
             }
+            for (address, port) in [(HOST4, 8082), (HOST6, 8082), (HOST4, 8083), (HOST6, 8083)] {
+                let answer = ask_briefly(node.host().outside(), Transport::Tcp, at(address, port));
+                assert!(answer.is_none(), "{address} {port} from outside");
+            }
             drop(servers);
             node.remove("a");
             assert!(ask_briefly(node.host(), Transport::Tcp, at("127.0.0.1", 8080)).is_none());
@@ -99,7 +103,9 @@ fn reload_after_the_rules_were_flushed() {
             assert!(ask_briefly(node.host(), Transport::Tcp, at(HOST4, 8080)).is_none());
             node.podman("network reload a");
             assert_published(&node, &a);
-            assert_reaches(&a, SERVER4);
+            for to in [SERVER4, SERVER6] {
+                assert_reaches(&a, to);
+            }
             // With nothing to repair.
             node.podman("network reload -a");
             assert_published(&node, &a);
