@@ -37,5 +37,5 @@ fn ifb_is_named_where_what_a_pod_sends_is_limited() {
 
 #[test]
 fn tbf_is_named_where_what_a_pod_receives_is_limited() {
-    case_without(Part::Tbf, || is_refused("ingress", "modprobe sch_tbf"));
+    case_without(Part::Tbf, || is_refused("ingress", "(module sch_tbf)"));
 }
