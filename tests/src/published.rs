@@ -15,6 +15,8 @@ use crate::{
 
 /// The port that the server in the pod listens on.
 pub const CONTAINER_PORT: u16 = 80;
+/// In the line of a [`Snapshot`](crate::Snapshot) that is about a port published for any address of IPv4.
+pub const PUBLISHED: &str = "nft element ip oxbridge ports-any ";
 /// The name by which the server in the pod answers.
 pub const NAME: &str = "pod";
 /// The address of the first pod of [`bridge()`].

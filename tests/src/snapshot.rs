@@ -77,6 +77,14 @@ impl Snapshot {
         diff.lines().filter(|line| !is_skeleton(line)).map(|line| format!("{line}\n")).collect()
     }
 
+    /// # Panics
+    /// When some line has one of these texts: shows the lines.
+    pub fn assert_lacks<'t>(&self, texts: impl IntoIterator<Item = &'t str>) {
+        for text in texts {
+            assert!(!self.mentions(text), "{text}: {:?}", self.lines(text).collect::<Vec<_>>());
+        }
+    }
+
     /// Whether some line has this text.
     pub fn mentions(&self, text: &str) -> bool {
         self.lines(text).next().is_some()

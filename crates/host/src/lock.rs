@@ -120,16 +120,12 @@ enum Kind {
 impl Lock {
     /// Locks what has this name in the network namespace of the calling thread; as [`Lock::exclusive`].
     pub fn in_namespace(name: &str, wait: Duration) -> Result<Self, Error> {
-        // Without a /run of its own (a chroot) the namespace's file serves: it is there for all who share the namespace.
-        let path = file_in_namespace(name).unwrap_or_else(|| PathBuf::from(crate::run::NAMESPACE));
-        Self::exclusive(&path, 0o600, wait)
+        Self::exclusive(&path_in_namespace(name), 0o600, wait)
     }
 
     /// The same, where others may hold it by [`Lock::beside_others_in_namespace`].
     pub fn alone_in_namespace(name: &str, wait: Duration) -> Result<Self, Error> {
-        let started = Instant::now();
-        let _turn = turn(name, wait)?;
-        Self::in_namespace(name, wait.saturating_sub(started.elapsed())).map_err(|error| error.after(wait))
+        Self::in_turn(name, wait, Kind::Exclusive)
     }
 
     /// The same, for what goes on without it, too: `None` if it was not had in time, or has no file of its own.
@@ -139,11 +135,15 @@ impl Lock {
 
     /// The same beside others who hold it so; nobody has it alone meanwhile.
     pub fn beside_others_in_namespace(name: &str, wait: Duration) -> Result<Self, Error> {
+        Self::in_turn(name, wait, Kind::Shared)
+    }
+
+    /// After those who began to wait for it earlier, as far as they are done in time.
+    fn in_turn(name: &str, wait: Duration, kind: Kind) -> Result<Self, Error> {
         let started = Instant::now();
         let _turn = turn(name, wait)?;
-        let path = file_in_namespace(name).unwrap_or_else(|| PathBuf::from(crate::run::NAMESPACE));
-        Self::take(&path, 0o600, wait.saturating_sub(started.elapsed()), Kind::Shared)
-            .map_err(|error| error.after(wait))
+        let left = wait.saturating_sub(started.elapsed());
+        Self::take(&path_in_namespace(name), 0o600, left, kind).map_err(|error| error.after(wait))
     }
 }
 
@@ -156,6 +156,12 @@ fn turn(name: &str, wait: Duration) -> Result<Option<Lock>, Error> {
         Err(Error::Timeout { .. }) => Ok(None),
         turn => turn.map(Some),
     }
+}
+
+/// The file to lock. Without a /run of its own (a chroot) the namespace's file serves: it is there for all who share the
+/// namespace.
+fn path_in_namespace(name: &str) -> PathBuf {
+    file_in_namespace(name).unwrap_or_else(|| PathBuf::from(crate::run::NAMESPACE))
 }
 
 /// The file to lock, which is there: an empty one is left behind.

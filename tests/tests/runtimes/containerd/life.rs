@@ -6,7 +6,7 @@ use serde_json::json;
 use tests::{
     Host,
     config::{self, with},
-    published::{CONTAINER_PORT, at},
+    published::{CONTAINER_PORT, PUBLISHED, at},
     reported, settings,
     traffic::{self, http, outside::HOST4},
 };
@@ -15,9 +15,6 @@ use super::daemon::{Node, STORE, Sandbox, bridge, list, portmap, published, subj
 
 /// The addresses of the small pool: all of 10.22.0.0/29 but the network's, the gateway's and the broadcast's.
 const SMALL: usize = 5;
-
-/// In the line of a snapshot that is about a published port.
-const PUBLISHED: &str = "nft element ip oxbridge ports-any ";
 
 #[test]
 fn twenty_pods_in_parallel() {
@@ -103,10 +100,7 @@ fn the_node_is_rebooted() {
         }
         let fresh_addresses: Vec<_> = fresh.iter().flat_map(|pod| pod.addresses.clone()).collect();
         fresh.into_iter().for_each(Sandbox::end);
-        let now = node.host().snapshot();
-        for text in fresh_addresses.iter().map(String::as_str).chain([PUBLISHED]) {
-            assert!(!now.mentions(text), "{text}: {:?}", now.lines(text).collect::<Vec<_>>());
-        }
+        node.host().snapshot().assert_lacks(fresh_addresses.iter().map(String::as_str).chain([PUBLISHED]));
         let left: Vec<_> = node.host().files(STORE).into_iter().filter(|name| name.starts_with("10.")).collect();
         assert!(left.is_empty(), "{left:?}");
     });

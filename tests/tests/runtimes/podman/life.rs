@@ -4,9 +4,9 @@ use std::{collections::BTreeSet, thread};
 
 use tests::{
     Place,
-    published::at,
+    published::{PUBLISHED, at},
     reported, settings,
-    traffic::{Server, Transport, ask, assert_reaches, outside::HOST4, reaches},
+    traffic::{Server, Transport, ask, assert_reaches, assert_silent, outside::HOST4, reaches},
 };
 
 use super::{
@@ -54,7 +54,7 @@ fn stopped_and_started_again() {
             node.start("a", OPTIONS);
             assert_works(&node);
             node.podman("stop -t 0 a");
-            assert!(!reaches_now(&node, "10.44.0.50"));
+            assert_silent(node.host(), "10.44.0.50");
             node.host().assert_as(&before);
             node.podman("start a");
             assert_works(&node);
@@ -64,10 +64,6 @@ fn stopped_and_started_again() {
             node.host().assert_as(&before);
         },
     );
-}
-
-fn reaches_now(node: &Node, to: &str) -> bool {
-    tests::traffic::ping(node.host(), to.parse().unwrap(), tests::traffic::SILENCE).is_some()
 }
 
 #[test]
@@ -115,14 +111,11 @@ fn the_node_is_rebooted() {
             assert_works(&node);
             assert_reaches(&node.netns("b"), "10.44.0.50");
             // Two containers are all that ever was here.
-            let texts = ["10.44.0.50", "fd00:44::50", "nft element ip oxbridge ports-any "];
+            let texts = ["10.44.0.50", "fd00:44::50", PUBLISHED];
             let running = node.host().snapshot();
             texts.iter().for_each(|text| assert!(running.mentions(text), "{text}"));
             node.remove("a b");
-            let now = node.host().snapshot();
-            for text in texts {
-                assert!(!now.mentions(text), "{text}: {:?}", now.lines(text).collect::<Vec<_>>());
-            }
+            node.host().snapshot().assert_lacks(texts);
             let leases = node.host().files("/var/lib/cni/networks/blue");
             assert!(!leases.iter().any(|name| name.starts_with("10.") || name.starts_with("fd00")), "{leases:?}");
         },
@@ -170,10 +163,7 @@ fn its_network_is_removed() {
             let before = node.host().snapshot();
             texts.iter().for_each(|text| assert!(before.mentions(text), "{text}"));
             node.podman("network rm -f -t 0 blue green");
-            let now = node.host().snapshot();
-            for text in texts {
-                assert!(!now.mentions(text), "{text}: {:?}", now.lines(text).collect::<Vec<_>>());
-            }
+            node.host().snapshot().assert_lacks(texts);
         },
     );
 }
